@@ -1,0 +1,143 @@
+"""`analyze`: trace a model once for its sites and once for its dependence."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bbvi.analysis.arguments import Arguments, read_arguments
+from bbvi.analysis.checks import check_derived, outside_support, problems_of
+from bbvi.analysis.dependence import influences
+from bbvi.analysis.reading import (
+    read_parameters,
+    read_plates,
+    read_site,
+    trace_abstractly,
+)
+from bbvi.analysis.structure import Analysis, Parameter, Plate, Site, name_of
+from bbvi.analysis.tracing import Trace, kind_of, log_density, run, sample_sites
+
+
+def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
+    """What a NumPyro model is: sites, plates, cost terms and what depends on what.
+
+    The model is traced abstractly, twice: nothing compiles and nothing runs on a
+    device, but for one tiny check if an observation is computed from the data inside
+    the model. Cost: two traces of the model.
+
+    Args:
+        model: Any NumPyro model, unmodified.
+        data: Its arguments: a mapping by name, a data frame, or a tuple.
+
+    Returns:
+        The analysis; print it.
+
+    Raises:
+        TypeError: Arguments that are missing, unexpected or of a wrong type.
+        ValueError: All other problems of model and data, in one message.
+
+    Example:
+        >>> import bbvi, numpyro, numpyro.distributions as dist
+        >>> def model(y=None):
+        ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
+        ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+        >>> bbvi.analyze(model, {"y": 0.3}).children("mu")
+        ['mu', 'y']
+    """
+    if not callable(model):
+        raise TypeError(
+            f"model must be a function with numpyro.sample statements; found "
+            f"{type(model).__name__}"
+        )
+    arguments = read_arguments(model, data)
+    sites, plates, parameters, unsettled = _read_model(model, arguments)
+    latents = {n: s for n, s in sites.items() if s.kind == "latent"}
+    struct = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in latents.items()}
+    params = {
+        n: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), p.shape)
+        for n, p in parameters.items()
+    }
+
+    def outputs(values: Any, params: Any, arrays: Any) -> dict[str, dict[str, Any]]:
+        key = jax.random.key(0)
+        trace = run(model, arguments.bind(arrays), key, {**values, **params})
+        return {
+            "cost": {n: log_density(s) for n, s in sample_sites(trace).items()},
+            "other": {n: s["value"] for n, s in trace.items()},
+        }
+
+    closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
+        struct, params, arguments.shapes
+    )
+    costs = jax.tree.flatten({n: n for n in shape["cost"]})[0]
+    found = influences(closed, jax.tree.flatten({n: n for n in latents})[0])
+    influence = dict(zip(costs, found[: len(costs)], strict=True))
+    check_derived(model, arguments, plates, unsettled)
+    return Analysis(
+        model=model,
+        arguments=arguments,
+        sites=sites,
+        plates=plates,
+        parameters=parameters,
+        influence={n: influence[n] for n in sites if n in influence},
+        fingerprint=fingerprint(closed, sites, plates),
+    )
+
+
+def fingerprint(closed: Any, *records: Any) -> str:
+    """A digest that is equal for two programs only if they compute the same."""
+    digest = hashlib.sha256(str(closed.jaxpr).encode())
+    for const in closed.consts:
+        if jax.dtypes.issubdtype(getattr(const, "dtype", np.float32), jax.dtypes.prng_key):
+            const = jax.random.key_data(const)
+        array = np.asarray(const)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    for record in records:
+        digest.update(repr(record).encode())
+    return digest.hexdigest()
+
+
+def _read_model(
+    model: Callable[..., Any], arguments: Arguments
+) -> tuple[dict[str, Site], dict[str, Plate], dict[str, Parameter], list[str]]:
+    problems: list[str] = []
+    unsettled: list[str] = []
+
+    def reading(trace: Trace, arrays: Any) -> Any:
+        leaves = zip(
+            jax.tree.leaves(arrays), jax.tree.leaves(arguments.arrays), strict=True
+        )
+        known = {id(tracer): np.asarray(array) for tracer, array in leaves}
+        sites = {}
+        for name, message in trace.items():
+            if message["type"] == "sample":
+                sites[name] = read_site(name, message)
+                problems.extend(problems_of(sites[name], message))
+            elif message["type"] == "deterministic":
+                value = message["value"]
+                sites[name] = Site(
+                    name, "deterministic", "", jnp.shape(value), 0, jnp.result_type(value)
+                )
+            if kind_of(message) == "observed":
+                settled = outside_support(name, message, known)
+                problems.extend(settled or ())
+                if settled is None:
+                    unsettled.append(name)
+        return sites, read_plates(trace), read_parameters(trace)
+
+    sites, plates, parameters = trace_abstractly(
+        model, arguments.static, reading, arguments.shapes
+    )
+    if not any(site.kind == "latent" for site in sites.values()):
+        problems.append(
+            "it has no latent site, so there is nothing to infer: every sample "
+            "statement has obs="
+        )
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise ValueError(f"{name_of(model)} cannot be fitted:\n{lines}")
+    return sites, plates, parameters, unsettled

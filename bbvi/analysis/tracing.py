@@ -1,0 +1,101 @@
+"""Run a NumPyro program abstractly or inside a trace, and read its log densities.
+
+`run` executes a program with given values; `log_density` gives the unsummed log
+density of one site as fine as the model allows, unscaled, so that scale and mask are
+applied exactly once by those who sum. `bbvi.objective` uses the same two.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from numpyro import handlers
+from numpyro.distributions import Distribution
+from numpyro.distributions.distribution import (
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+)
+
+from bbvi._types import Array, Key
+
+Trace = Mapping[str, dict[str, Any]]
+
+
+def run(
+    program: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    key: Key,
+    values: Mapping[str, Any],
+) -> Trace:
+    """The NumPyro trace of ``program(**kwargs)`` with some sites' values given.
+
+    Args:
+        program: A model or guide.
+        kwargs: Its arguments.
+        key: For the sites that have no value.
+        values: Values by name: latents, parameters, and the indices of plates.
+    """
+    given = handlers.substitute(program, data=dict(values))
+    return handlers.trace(handlers.seed(given, key)).get_trace(**kwargs)
+
+
+def refine(distribution: Distribution) -> Distribution:
+    """The same density below ``to_event``: one log density for each element."""
+    while type(distribution) is Independent:
+        distribution = distribution.base_dist
+    return distribution
+
+
+def unwrap(distribution: Any) -> Any:
+    """The distribution below masks, ``to_event`` and ``expand``."""
+    while isinstance(
+        distribution, (MaskedDistribution, Independent, ExpandedDistribution)
+    ):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def unmask(distribution: Distribution) -> Distribution:
+    """The same distribution without masks, for score terms."""
+    if isinstance(distribution, MaskedDistribution):
+        return unmask(distribution.base_dist)
+    if isinstance(distribution, Independent):
+        inner = unmask(distribution.base_dist)
+        return inner.to_event(distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, ExpandedDistribution):
+        return unmask(distribution.base_dist).expand(distribution.batch_shape)
+    return distribution
+
+
+def log_density(site: Mapping[str, Any]) -> Array:
+    """Unsummed, unscaled, masked log density of a traced site."""
+    fn = refine(site["fn"])
+    if site["intermediates"]:
+        return fn.log_prob(site["value"], site["intermediates"])
+    return fn.log_prob(site["value"])
+
+
+def scaled(log_prob: Array, site: Mapping[str, Any]) -> Array:
+    """``log_prob`` times the site's scale, aligned with its batch axes."""
+    scale = site["scale"]
+    if scale is None or (isinstance(scale, (int, float)) and scale == 1):
+        return log_prob
+    if jnp.ndim(scale):
+        extra = jnp.ndim(log_prob) - len(site["fn"].batch_shape)
+        scale = jnp.reshape(scale, jnp.shape(scale) + (1,) * max(extra, 0))
+    return log_prob * scale
+
+
+def kind_of(site: Mapping[str, Any]) -> str:
+    """`latent`, `observed`, `factor`, or the message type of other sites."""
+    if site["type"] != "sample":
+        return site["type"]
+    if not site["is_observed"]:
+        return "latent"
+    return "factor" if site["infer"].get("is_auxiliary") else "observed"
+
+
+def sample_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """The sample sites of a trace, in order."""
+    return {name: site for name, site in trace.items() if site["type"] == "sample"}

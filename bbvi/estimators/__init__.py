@@ -1,0 +1,20 @@
+"""How does the gradient get through a site? One estimator for each latent.
+
+Each is unbiased wherever it is not refused: `Marginalized` sums a finite site out of
+the model, `LocalExpectation` sums it under q, `Reparameterized` differentiates the
+draw, `ScoreFunction` needs values only.
+"""
+
+from bbvi.estimators.base import Estimator, Situation
+from bbvi.estimators.pathwise import Reparameterized
+from bbvi.estimators.score import ScoreFunction
+from bbvi.estimators.summation import LocalExpectation, Marginalized
+
+__all__ = [
+    "Estimator",
+    "LocalExpectation",
+    "Marginalized",
+    "Reparameterized",
+    "ScoreFunction",
+    "Situation",
+]

@@ -1,0 +1,91 @@
+"""The `Estimator` interface and the `Situation` that it judges."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+
+from bbvi.analysis import Site
+from bbvi.analysis.dependence import Influences
+
+DIFFERENTIABLE_SAMPLERS = frozenset(
+    {
+        "EulerMaruyama",
+        "InverseWishart",
+        "InverseWishartCholesky",
+        "LeftCensoredDistribution",
+        "Levy",
+        "RightCensoredDistribution",
+        "Wishart",
+        "WishartCholesky",
+    }
+)
+"""Samplers that differentiate correctly although NumPyro does not flag them so."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known about one latent site when its estimator is chosen.
+
+    Attributes:
+        site: The site of the model.
+        factor: Class name of its factor of q; empty if q leaves the site out.
+        is_differentiable: Whether the factor's sampler can be differentiated.
+        support_moves: Whether the factor's support may depend on parameters.
+        guide_is_custom: Whether the factor is the user's own.
+        joint: Name of the auxiliary site that draws it together with others.
+        influence: ``{cost: {latent: influence}}`` of the cost terms it reaches.
+        coupled: Number of elements of the site that share cost terms; 1 if none do.
+        scales: Different scales of the cost terms it reaches; None for arrays.
+        feeds: Later draws of the guide that depend on it.
+        neighbours: Sites summed out already that share a cost term with it.
+        has_entropy: Whether the factor knows its entropy in closed form.
+    """
+
+    site: Site
+    factor: str = ""
+    is_differentiable: bool = False
+    support_moves: bool = False
+    guide_is_custom: bool = False
+    joint: str = ""
+    influence: dict[str, Influences] | None = None
+    coupled: int = 1
+    scales: tuple[float | None, ...] = (1.0,)
+    feeds: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
+    has_entropy: bool = False
+
+    @property
+    def num_values(self) -> int:
+        """Size of the finite support, 0 if there is none."""
+        return 0 if self.site.values is None else len(self.site.values)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the gradient gets through one site.
+
+    To write your own:
+      - make a frozen dataclass (`repr=False`) whose fields are the options;
+      - `refusal` returns why it would be unsound at a site, or None;
+      - `reason` returns why it is the right one there, as a clause;
+      - teach `bbvi.objective` the terms it adds to the surrogate.
+    """
+
+    @abstractmethod
+    def refusal(self, situation: Situation) -> str | None:
+        """Why the estimator would be wrong here, or None if it is sound."""
+
+    @abstractmethod
+    def reason(self, situation: Situation) -> str:
+        """Why it is a good choice here, given that it is sound."""
+
+    def cost(self, situation: Situation) -> int:
+        """Evaluations of the model that a particle needs beyond its own."""
+        return 0
+
+    def __repr__(self) -> str:
+        changed = (
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"

@@ -1,0 +1,58 @@
+"""`Reparameterized`: the gradient goes through the draw itself."""
+
+from dataclasses import dataclass
+
+from bbvi.estimators.base import Estimator, Situation
+
+
+@dataclass(frozen=True, repr=False)
+class Reparameterized(Estimator):
+    r"""Pathwise gradient of a continuous site.
+
+    $$\nabla_\lambda E_q[f(z)] = E_\epsilon[\nabla_z f(z)\,\nabla_\lambda z(\epsilon,
+      \lambda)]$$
+
+    with the draw written as a function of noise (explicit), or $\nabla_\lambda z$ from
+    the distribution function (implicit: Gamma, Beta, Dirichlet, Student's t). One
+    evaluation a particle. The entropy of the factor is taken in closed form where it
+    is known. It needs a log joint that is continuous along the site.
+
+    Args:
+        stick_the_landing: Use $-\log q(z)$ at the draw, differentiated through $z$
+            alone, in place of the entropy: the noise vanishes as q reaches the
+            posterior, and is larger far from it.
+
+    Example:
+        >>> import bbvi
+        >>> bbvi.estimators.Reparameterized()
+        Reparameterized()
+
+    References:
+        Kingma and Welling (2014), Auto-encoding variational Bayes, section 2.4;
+        Figurnov, Mohamed and Mnih (2018), Implicit reparameterization gradients,
+        eq. 5; Roeder, Wu and Duvenaud (2017), Sticking the landing, eq. 8.
+    """
+
+    stick_the_landing: bool = False
+
+    def refusal(self, situation: Situation) -> str | None:
+        if situation.site.is_discrete:
+            return "its draws jump as the parameters move"
+        if not situation.factor:
+            return "q has no factor for it"
+        if not situation.is_differentiable:
+            return (
+                f"the sampler of its factor {situation.factor} cannot be "
+                f"differentiated correctly"
+            )
+        return None
+
+    def reason(self, situation: Situation) -> str:
+        if self.stick_the_landing:
+            entropy = "sticking the landing"
+        elif situation.has_entropy:
+            entropy = "entropy in closed form"
+        else:
+            entropy = "entropy from the draws"
+        through = "through the joint Gaussian, " if situation.joint else ""
+        return f"continuous, with a differentiable sampler; {through}{entropy}"

@@ -1,0 +1,123 @@
+"""The `Guide` interface, and what the built-in families share.
+
+A guide is a frozen recipe without parameters. Its `program` is a NumPyro guide: a
+function with ``numpyro.param`` and ``numpyro.sample`` statements, so that a user's own
+guide and ours go through one and the same code.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+
+from bbvi._types import Array, Key, Values
+from bbvi.analysis import Analysis, Site
+from bbvi.analysis.tracing import run
+
+INITIAL_SCALE = 0.1
+"""Initial standard deviation of a Gaussian factor, unconstrained units."""
+INITIAL_RADIUS = 1.0
+"""Initial locations are uniform within this distance of 0, unconstrained units."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A variational family q.
+
+    To write your own:
+      - make a frozen dataclass whose fields are the options;
+      - `refusals` returns sentences for sites that the family cannot carry;
+      - `program` returns a NumPyro guide over the named sites, in their order;
+      - let `mirrors_model` be True if scale and mask of a model's site shall apply to
+        its factor (they then cannot be forgotten), False if the program sets its own.
+    """
+
+    mirrors_model = True
+
+    @abstractmethod
+    def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
+        """Why the family cannot carry these sites, one sentence a problem."""
+
+    @abstractmethod
+    def program(
+        self, analysis: Analysis, names: tuple[str, ...]
+    ) -> Callable[..., Any]:
+        """A NumPyro guide over the sites ``names``, taking the model's arguments."""
+
+
+def full_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
+    """Shape of a site's value with every subsampled plate at its whole size."""
+    shape = list(site.shape)
+    for axis, plate in subsampled_axes(analysis, site).items():
+        shape[axis] = analysis.plates[plate].size
+    return tuple(shape)
+
+
+def subsampled_axes(analysis: Analysis, site: Site) -> dict[int, str]:
+    """Axes of a site's value that run over a minibatch, and their plates."""
+    batch_ndim = len(site.shape) - site.event_dim
+    return {
+        batch_ndim + plate.dim: plate.name
+        for plate in map(analysis.plates.__getitem__, site.plates)
+        if plate.is_subsampled
+    }
+
+
+def minibatch(analysis: Analysis, names: tuple[str, ...]) -> Values:
+    """Run the subsampled plates that hold the named sites; their indices."""
+    used = {p for n in names for p in analysis.sites[n].plates}
+    indices = {}
+    for plate in analysis.subsampled.values():
+        if plate.name in used:
+            with numpyro.plate(
+                plate.name, plate.size, plate.subsample_size, dim=plate.dim or None
+            ) as index:
+                indices[plate.name] = index
+    return indices
+
+
+def rows(analysis: Analysis, site: Site, param: Array, indices: Values) -> Array:
+    """The rows of a whole parameter that belong to the minibatch."""
+    for axis, plate in subsampled_axes(analysis, site).items():
+        param = jnp.take(param, indices[plate], axis)
+    return param
+
+
+def unconstrained_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
+    """Shape of a continuous site in unconstrained space, plates at whole size."""
+    return tuple(biject_to(site.support).inverse_shape(full_shape(analysis, site)))
+
+
+def is_real(site: Site) -> bool:
+    """Whether a site needs no transform."""
+    support = site.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
+
+
+def support_of(
+    analysis: Analysis, site: Site, kwargs: Mapping[str, Any], values: Values
+) -> Any:
+    """A site's support, which may move with the sites before it.
+
+    The model is run for it only then; the compiler removes what it does not need.
+    """
+    if site.static_support:
+        return site.support
+    with numpyro.handlers.block():
+        trace = run(analysis.model, kwargs, jax.random.key(0), values)
+    return trace[site.name]["fn"].support
+
+
+def uniform_init(shape: tuple[int, ...]) -> Callable[[Key], Array]:
+    """An initial location."""
+    return lambda key: jax.random.uniform(
+        key, shape, minval=-INITIAL_RADIUS, maxval=INITIAL_RADIUS
+    )

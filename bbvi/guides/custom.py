@@ -1,0 +1,40 @@
+"""`Custom`: a user's own NumPyro guide."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bbvi.analysis import Analysis
+from bbvi.guides.base import Guide
+
+
+@dataclass(frozen=True)
+class Custom(Guide):
+    """A NumPyro guide function with ``numpyro.param`` and ``numpyro.sample``.
+
+    It takes the model's arguments, may be amortised or autoregressive, and needs a
+    statement for every latent of the model; sites of its own are marked
+    ``infer={"is_auxiliary": True}``. Its plates and scales are its own: local sites
+    of a subsampled plate stand inside the same plate, as in the model.
+
+    Args:
+        function: The guide.
+
+    Example:
+        >>> import bbvi, numpyro, numpyro.distributions as dist
+        >>> def guide(y=None):
+        ...     numpyro.sample("mu", dist.Normal(numpyro.param("m", 0.0), 1.0))
+        >>> bbvi.guides.Custom(guide).function.__name__
+        'guide'
+    """
+
+    function: Callable[..., Any]
+    mirrors_model = False
+
+    def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
+        return []
+
+    def program(
+        self, analysis: Analysis, names: tuple[str, ...]
+    ) -> Callable[..., Any]:
+        return self.function

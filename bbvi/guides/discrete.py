@@ -1,0 +1,108 @@
+"""Factors of q for discrete sites: a table for each element, or a countable family."""
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from bbvi._types import Array, Key, Values
+from bbvi.analysis import Analysis, Site
+from bbvi.guides.base import full_shape, rows
+
+
+class Table(dist.Distribution):
+    r"""A categorical distribution on ``low, low + 1, ..., low + K - 1``.
+
+    $$q(z = \text{low} + k) = \mathrm{softmax}(\text{logits})_k$$
+
+    Args:
+        logits: Unnormalised log probabilities, ``(*batch_shape, K)``.
+        low: Smallest value, an int.
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+    pytree_data_fields = ("logits",)
+    pytree_aux_fields = ("low",)
+    has_enumerate_support = True
+
+    def __init__(
+        self, logits: Array, low: int = 0, *, validate_args: bool | None = None
+    ) -> None:
+        self.logits, self.low = logits, low
+        super().__init__(jnp.shape(logits)[:-1], validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        high = self.low + jnp.shape(self.logits)[-1] - 1
+        return constraints.integer_interval(self.low, high)
+
+    def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
+        shape = sample_shape + self.batch_shape
+        return self.low + jax.random.categorical(key, self.logits, shape=shape)
+
+    def log_prob(self, value: Array) -> Array:
+        return dist.CategoricalLogits(self.logits).log_prob(value - self.low)
+
+    def entropy(self) -> Array:
+        return dist.CategoricalLogits(self.logits).entropy()
+
+    def enumerate_support(self, expand: bool = True) -> Array:  # noqa: FBT001, FBT002
+        values = dist.CategoricalLogits(self.logits).enumerate_support(expand)
+        return self.low + values
+
+
+def is_countable(site: Site) -> bool:
+    """Whether a discrete site takes the values 0, 1, 2, ... without an end."""
+    support = site.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.nonnegative_integer))
+
+
+def discrete_refusal(site: Site) -> str | None:
+    """Why no factor for a discrete site exists, or None."""
+    if site.values is not None or is_countable(site):
+        return None
+    return (
+        f"{site.describe} has a support ({site.support}) for which there is no factor "
+        f"of q: discrete sites need one known finite support for all elements (with "
+        f"counts given as ints, not arrays) or the non-negative integers; write a guide "
+        f"for it and pass guide=..."
+    )
+
+
+def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
+    """State parameters and sample statement of a discrete site.
+
+    Finite sites get a logit for each value (one in all for two values); countable
+    ones a negative binomial with its own mean and concentration in each element,
+    which holds the Poisson as its limit.
+    """
+    shape, name = full_shape(analysis, site), site.name
+    if site.values is None:
+        mean = numpyro.param(
+            f"{name}.mean",
+            lambda key: jax.random.uniform(key, shape, minval=0.5, maxval=4.0),
+            constraint=constraints.positive,
+        )
+        concentration = numpyro.param(
+            f"{name}.concentration",
+            lambda _: jnp.full(shape, 10.0),
+            constraint=constraints.positive,
+        )
+        factor = dist.NegativeBinomial2(
+            rows(analysis, site, mean, indices),
+            rows(analysis, site, concentration, indices),
+        )
+    elif len(site.values) == 2 and site.values[0] == 0:
+        logits = numpyro.param(f"{name}.logits", _jitter(shape))
+        factor = dist.BernoulliLogits(rows(analysis, site, logits, indices))
+    else:
+        logits = numpyro.param(f"{name}.logits", _jitter((*shape, len(site.values))))
+        factor = Table(rows(analysis, site, logits, indices), int(site.values[0]))
+    return numpyro.sample(name, factor.to_event(site.event_dim))
+
+
+def _jitter(shape: tuple[int, ...]):  # noqa: ANN202
+    return lambda key: 0.1 * jax.random.normal(key, shape)

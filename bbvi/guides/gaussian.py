@@ -1,0 +1,118 @@
+"""`FullRank`: one Gaussian over all continuous sites together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+
+from bbvi._types import Values
+from bbvi.analysis import Analysis, Site
+from bbvi.guides.base import (
+    INITIAL_SCALE,
+    Guide,
+    support_of,
+    unconstrained_shape,
+    uniform_init,
+)
+from bbvi.guides.discrete import discrete_refusal, sample_discrete
+
+MAX_DIM = 1_000
+"""Largest dimension of a full-rank Gaussian: its parameters grow with the square."""
+JOINT = "_joint"
+"""Name of the auxiliary site that holds all continuous sites, unconstrained."""
+
+
+@dataclass(frozen=True)
+class FullRank(Guide):
+    r"""A Gaussian with full covariance over all continuous sites, tables for the rest.
+
+    $$(T_1^{-1}(z_1), \dots, T_n^{-1}(z_n)) \sim
+      \mathrm{Normal}(\text{loc}, L L^\top)$$
+
+    with $T_i$ NumPyro's transform from unconstrained space to the support of site
+    $i$ and $L$ lower triangular, positive diagonal. $d + d (d + 1) / 2$ parameters and
+    $O(d^2)$ a draw; up to 1,000 dimensions. Sites in subsampled plates, scaled or
+    masked sites are refused: one joint density cannot carry their scale.
+
+    Example:
+        >>> import bbvi
+        >>> bbvi.guides.FullRank()
+        FullRank()
+
+    References:
+        Kucukelbir et al. (2017), Automatic differentiation variational inference,
+        section 2.4 (full-rank Gaussian).
+    """
+
+    def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
+        found, dim = [], 0
+        for site in map(analysis.sites.__getitem__, names):
+            if site.is_discrete:
+                found.append(discrete_refusal(site))
+                continue
+            dim += prod(unconstrained_shape(analysis, site))
+            if site.scale != 1.0 or site.is_masked:
+                what = "masked" if site.is_masked else "scaled or subsampled"
+                found.append(
+                    f"{site.describe} is {what}, which FullRank() cannot carry: use "
+                    f"guides.MeanField()"
+                )
+        if dim > MAX_DIM:
+            found.append(
+                f"FullRank() would have {dim} dimensions, more than {MAX_DIM}: use "
+                f"guides.MeanField()"
+            )
+        return [refusal for refusal in found if refusal]
+
+    def program(
+        self, analysis: Analysis, names: tuple[str, ...]
+    ) -> Callable[..., Any]:
+        sites = [analysis.sites[name] for name in names]
+        continuous = [site for site in sites if not site.is_discrete]
+        discrete = [site for site in sites if site.is_discrete]
+        shapes = {s.name: unconstrained_shape(analysis, s) for s in continuous}
+        dim = sum(map(prod, shapes.values()))
+
+        def guide(**kwargs: Any) -> Values:
+            values: Values = {}
+            if dim:
+                loc = numpyro.param(f"{JOINT}.loc", uniform_init((dim,)))
+                scale_tril = numpyro.param(
+                    f"{JOINT}.scale_tril",
+                    lambda _: INITIAL_SCALE * jnp.eye(dim),
+                    constraint=constraints.lower_cholesky,
+                )
+                joint = dist.MultivariateNormal(loc, scale_tril=scale_tril)
+                flat = numpyro.sample(JOINT, joint, infer={"is_auxiliary": True})
+                start = 0
+                for site in continuous:
+                    size = prod(shapes[site.name])
+                    part = flat[start : start + size].reshape(shapes[site.name])
+                    values[site.name] = _place(analysis, site, part, kwargs, values)
+                    start += size
+            for site in discrete:
+                values[site.name] = sample_discrete(analysis, site, {})
+            return values
+
+        return guide
+
+
+def _place(
+    analysis: Analysis, site: Site, part: Any, kwargs: dict[str, Any], values: Values
+) -> Any:
+    """A site's part of the joint draw, constrained, with its Jacobian's density."""
+    transform = biject_to(support_of(analysis, site, kwargs, values))
+    value = transform(part)
+    log_jacobian = transform.log_abs_det_jacobian(part, value)
+    batch_ndim = len(site.shape) - site.event_dim
+    extra = tuple(range(batch_ndim, jnp.ndim(log_jacobian)))
+    log_density = -jnp.sum(log_jacobian, extra)
+    return numpyro.sample(
+        site.name, dist.Delta(value, log_density, event_dim=site.event_dim)
+    )

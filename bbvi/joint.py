@@ -1,0 +1,296 @@
+"""Guide and model run together: the statements of a guide and what they influence.
+
+`run_guide` draws from q inside a trace, `entropy` gives the part of the bound that a
+statement of the guide contributes, and `joint_influence` walks guide and model as one
+program, so that dependence through later draws of the guide is seen.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro import handlers
+from numpyro.distributions import TransformedDistribution, constraints
+from numpyro.distributions.transforms import biject_to
+from numpyro.primitives import Messenger
+
+from bbvi._types import Array, Key, Params, Values
+from bbvi.analysis import Analysis, Parameter, Site
+from bbvi.analysis.analyzing import fingerprint
+from bbvi.analysis.dependence import Influences, influences
+from bbvi.analysis.reading import read_parameters, trace_abstractly
+from bbvi.analysis.structure import name_of
+from bbvi.analysis.tracing import (
+    Trace,
+    log_density,
+    refine,
+    run,
+    sample_sites,
+    unmask,
+    unwrap,
+)
+from bbvi.estimators.base import DIFFERENTIABLE_SAMPLERS
+from bbvi.estimators.summation import model_terms
+
+GUIDE_TERM = "q({})"
+"""Name of the cost term that a statement of the guide contributes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One random statement of the guide.
+
+    Attributes:
+        name: Of the statement; a latent of the model, or auxiliary.
+        factor: Class name of its distribution.
+        is_differentiable: Whether its sampler can be differentiated.
+        has_entropy: Whether its entropy is known in closed form.
+        support_moves: Whether its support may depend on parameters.
+        shape: Of its value.
+        dtype: Of its value.
+        is_discrete: Whether it takes values in a countable set.
+    """
+
+    name: str
+    factor: str
+    is_differentiable: bool
+    has_entropy: bool
+    support_moves: bool
+    shape: tuple[int, ...]
+    dtype: Any
+    is_discrete: bool
+
+    def as_site(self) -> Site:
+        """An auxiliary statement in the place of a site of the model."""
+        support = constraints.nonnegative_integer if self.is_discrete else constraints.real
+        return Site(
+            self.name, "auxiliary", self.factor, self.shape, 0, self.dtype, (), support
+        )
+
+
+class _Detach(Messenger):
+    """Stop gradients at the named draws, so that their scores alone carry them."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.names:
+            msg["value"] = jax.lax.stop_gradient(msg["value"])
+            msg["intermediates"] = []
+
+
+class _Tap(Messenger):
+    """Let every draw depend on an input of its own as well as on its parents."""
+
+    def __init__(self, inputs: Values) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.inputs:
+            draw = msg["value"]
+            msg["value"] = self.inputs[msg["name"]] + (draw - draw)
+            msg["intermediates"] = []
+
+
+def run_guide(
+    program: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    key: Key,
+    values: Values,
+    detached: tuple[str, ...] = (),
+) -> Trace:
+    """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws."""
+    with _Detach(detached):
+        return run(program, kwargs, key, values)
+
+
+def entropy(site: Mapping[str, Any]) -> Array | None:
+    """Expected ``-log q`` of a statement given its parents, or None if not known.
+
+    For a transformed distribution this is the entropy of the base plus the log
+    Jacobian at the draw.
+    """
+    fn = refine(site["fn"])
+    base, shift = fn, 0.0
+    if isinstance(fn, TransformedDistribution):
+        if not site["intermediates"]:
+            return None
+        base = fn.base_dist
+        draw = site["intermediates"][0][0]
+        shift = -log_density(site) + base.log_prob(draw)
+    elif unmask(fn) is not fn:
+        return None
+    try:
+        return base.entropy() + shift
+    except NotImplementedError:
+        return None
+
+
+def read_guide(
+    analysis: Analysis, program: Callable[..., Any], needed: tuple[str, ...]
+) -> tuple[dict[str, Node], dict[str, Parameter], list[str]]:
+    """Statements and parameters of a guide, and what is wrong with it.
+
+    Args:
+        analysis: Of the model.
+        program: The guide.
+        needed: Latents that the guide must draw.
+
+    Returns:
+        Nodes by name, parameters by name, problems as sentences.
+    """
+
+    def reading(trace: Trace, _: Any) -> Any:
+        sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
+        nodes = {n: _read_node(n, site) for n, site in sites.items()}
+        auxiliary = {n for n, s in sites.items() if s["infer"].get("is_auxiliary")}
+        return nodes, read_parameters(trace), auxiliary
+
+    arguments = analysis.arguments
+    nodes, parameters, auxiliary = trace_abstractly(
+        program, arguments.static, reading, arguments.shapes
+    )
+    guide = name_of(program)
+    problems = [
+        f"{analysis.sites[n].describe} has no statement in {guide}: add "
+        f"numpyro.sample({n!r}, ...)"
+        for n in needed
+        if n not in nodes
+    ]
+    known = ", ".join(analysis.latents)
+    for name, node in nodes.items():
+        site = analysis.latents.get(name)
+        if site is None and name not in auxiliary:
+            problems.append(
+                f"{guide} draws {name!r}, which is no latent of the model ({known}): "
+                f"rename it, or mark it infer={{'is_auxiliary': True}}"
+            )
+        elif site is not None and name not in needed:
+            problems.append(
+                f"{site.describe} is summed out, and {guide} draws it: leave it out"
+            )
+        elif site is not None and node.shape != site.shape:
+            problems.append(
+                f"{guide} draws {name!r} with shape {node.shape}, the model has "
+                f"{site.shape}"
+            )
+        elif site is not None and node.is_discrete != site.is_discrete:
+            problems.append(
+                f"{guide} draws {name!r} from a {node.factor}, the model from a "
+                f"{site.distribution}: one is discrete, the other is not"
+            )
+    return nodes, parameters, problems
+
+
+def _read_node(name: str, site: Mapping[str, Any]) -> Node:
+    fn = site["fn"]
+    factor = type(unwrap(fn)).__name__
+    moving = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(fn.support))
+    return Node(
+        name=name,
+        factor=factor,
+        is_differentiable=bool(fn.has_rsample) or factor in DIFFERENTIABLE_SAMPLERS,
+        has_entropy=entropy(site) is not None,
+        support_moves=moving or factor == "Delta",
+        shape=tuple(jnp.shape(site["value"])),
+        dtype=jnp.result_type(site["value"]),
+        is_discrete=bool(fn.support.is_discrete),
+    )
+
+
+def joint_influence(
+    analysis: Analysis,
+    program: Callable[..., Any],
+    nodes: dict[str, Node],
+    parameters: dict[str, Parameter],
+    marginalized: tuple[str, ...],
+) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], str]:
+    """Influence of every draw of the guide on every cost term of guide and model.
+
+    Returns:
+        ``{term: {node: influence}}``, for every node the later nodes whose draws it
+        feeds, and a fingerprint of guide and model together.
+    """
+    arguments = analysis.arguments
+
+    def outputs(inputs: Any, params: Any, arrays: Any) -> dict[str, Any]:
+        key, kwargs = jax.random.key(0), arguments.bind(arrays)
+        with _Tap(inputs):
+            guide = run(program, kwargs, key, params)
+        draws = {n: guide[n]["value"] for n in nodes}
+        indices = {n: s["value"] for n, s in guide.items() if s["type"] == "plate"}
+        values = {**params, **indices, **draws}
+        terms, _ = model_terms(analysis, marginalized, kwargs, key, values)
+        for name in nodes:
+            terms[GUIDE_TERM.format(name)] = log_density(guide[name])
+        return {"terms": terms, "values": draws}
+
+    inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in nodes.items()}
+    params = {n: p.shape for n, p in parameters.items()}
+    closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
+        inputs, params, arguments.shapes
+    )
+    found = influences(closed, jax.tree.flatten({n: n for n in inputs})[0])
+    terms = jax.tree.flatten({n: n for n in shape["terms"]})[0]
+    values = jax.tree.flatten({n: n for n in shape["values"]})[0]
+    influence = dict(zip(terms, found[: len(terms)], strict=True))
+    drawn = dict(zip(values, found[len(terms) :], strict=True))
+    feeds = {
+        name: tuple(other for other in nodes if other != name and name in drawn[other])
+        for name in nodes
+    }
+    return influence, feeds, fingerprint(closed, nodes, parameters, marginalized)
+
+
+def constrain(parameters: dict[str, Parameter], params: Params) -> Params:
+    """Constrained values of unconstrained parameters."""
+    return {
+        name: jax.tree.map(biject_to(parameter.constraint), params[name])
+        for name, parameter in parameters.items()
+    }
+
+
+def initial_params(
+    model: Callable[..., Any],
+    program: Callable[..., Any],
+    parameters: dict[str, Parameter],
+    kwargs: Mapping[str, Any],
+    key: Key,
+) -> Params:
+    """Initial values that guide and model give their parameters, unconstrained."""
+    guide_key, model_key = jax.random.split(key)
+    guide = run(program, kwargs, guide_key, {})
+    draws = {n: s["value"] for n, s in guide.items() if s["type"] in ("sample", "plate")}
+    found = guide
+    if any(name not in guide for name in parameters):
+        found = {**run(model, kwargs, model_key, draws), **guide}
+    return {
+        name: jax.tree.map(
+            lambda x, c=parameter.constraint: biject_to(c).inv(jnp.asarray(x)),
+            found[name]["value"],
+        )
+        for name, parameter in parameters.items()
+    }
+
+
+def with_full_plates(
+    program: Callable[..., Any], analysis: Analysis
+) -> Callable[..., Any]:
+    """The program over all elements of its subsampled plates."""
+    if not analysis.subsampled:
+        return program
+    indices = {n: jnp.arange(p.size) for n, p in analysis.subsampled.items()}
+
+    def whole(**kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            with handlers.substitute(data=indices):
+                return program(**kwargs)
+
+    return whole

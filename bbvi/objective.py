@@ -1,0 +1,371 @@
+"""`loss`: one Monte-Carlo estimate of the negative ELBO with sound gradients.
+
+Everything here is pure and runs inside the compiled program. `Objective` draws the
+particles, which share a minibatch, and adds to the bound, for the gradient only, the
+surrogates of the sites that are not differentiated through; `draw` is one posterior
+draw with its log densities.
+"""
+
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jax.lax import stop_gradient
+from numpyro import handlers
+from numpyro.distributions.distribution import MaskedDistribution
+
+from bbvi._types import Array, Data, Key, Params, Values
+from bbvi.analysis import analyze
+from bbvi.analysis.tracing import Trace, log_density, refine, run, scaled, unmask
+from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
+from bbvi.estimators.score import leave_one_out, reached_cost
+from bbvi.estimators.summation import model_terms, value_table
+from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide, with_full_plates
+from bbvi.planning import Plan
+
+Costs = dict[str, Array]
+
+
+class Info(NamedTuple):
+    """What a loss saw.
+
+    Attributes:
+        elbo: The bound's estimate, the mean over particles.
+        terms: Mean sum of every cost term by name.
+        costs: Mean over particles of the costs that each score site reaches.
+    """
+
+    elbo: Array
+    terms: Costs
+    costs: Costs
+
+
+class _Particle(NamedTuple):
+    elbo: Array
+    surrogate: Array
+    terms: Costs
+    scores: Costs
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The negative ELBO of a plan; what `bbvi.loss` returns.
+
+    Attributes:
+        plan: The plan.
+    """
+
+    plan: Plan
+
+    def __call__(
+        self,
+        params: Params,
+        key: Key,
+        data: Data,
+        baselines: Costs | None = None,
+    ) -> tuple[Array, Info]:
+        """Return ``(value, info)``.
+
+        Args:
+            params: Unconstrained, as from ``plan.init``.
+            key: Of the minibatch and the particles.
+            data: The model's arguments, at the shapes of the plan.
+            baselines: With one particle, what to subtract from the costs of each score
+                site: anything that does not depend on ``key``, such as a running
+                average of ``info.costs``. With more, the particles are each other's.
+        """
+        plan = self.plan
+        kwargs = plan.analysis.arguments.bind(data)
+        constrained = constrain(plan.parameters, params)
+        batch_key, key = jax.random.split(key)
+        given = {**constrained, **_minibatch(plan, batch_key)}
+
+        def particle(key: Key) -> _Particle:
+            return _run_particle(plan, kwargs, key, given)
+
+        if plan.num_particles == 1:
+            seen = jax.tree.map(lambda x: x[None], particle(key))
+        else:
+            seen = jax.vmap(particle)(jax.random.split(key, plan.num_particles))
+        surrogate = jnp.mean(seen.surrogate)
+        for name, log_q in seen.scores.items():
+            cost = stop_gradient(seen.costs[name])
+            if plan.num_particles > 1:
+                baseline = leave_one_out(cost)
+            else:
+                baseline = (baselines or {}).get(name, 0.0)
+            surrogate += jnp.sum(log_q * (cost - baseline)) / plan.num_particles
+        elbo = jnp.mean(seen.elbo)
+        value = -(elbo + (surrogate - stop_gradient(surrogate)))
+        info = Info(elbo, _mean(seen.terms), _mean(seen.costs))
+        return value, stop_gradient(info)
+
+
+def loss(plan: Plan) -> Objective:
+    """The negative ELBO of a plan as a pure function, for one's own loop.
+
+    ``loss(params, key, data) -> (value, info)``; `jax.jit`, `jax.grad` and `jax.vmap`
+    work on it. The gradient of ``value`` is an unbiased estimate of the gradient of
+    the negative ELBO; ``info.elbo`` is the bound itself.
+
+    Args:
+        plan: From `bbvi.plan`; ``params = plan.init(key)`` starts it.
+
+    Returns:
+        The loss.
+
+    Example:
+        >>> import bbvi, jax, numpyro, numpyro.distributions as dist
+        >>> def model(y):
+        ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> data = {"y": 0.5}
+        >>> plan = bbvi.plan(model, data)
+        >>> params = plan.init(jax.random.key(0))
+        >>> gradient, info = jax.grad(bbvi.loss(plan), has_aux=True)(
+        ...     params, jax.random.key(1), data)
+        >>> sorted(gradient)
+        ['mu.loc', 'mu.scale']
+    """
+    return Objective(plan)
+
+
+def _mean(costs: Costs) -> Costs:
+    return {name: jnp.mean(cost, 0) for name, cost in costs.items()}
+
+
+def _minibatch(plan: Plan, key: Key) -> Values:
+    """Indices of the subsampled plates, one draw for all particles."""
+    indices: Values = {}
+    with handlers.block(), handlers.seed(rng_seed=key):
+        for plate in plan.analysis.subsampled.values():
+            with numpyro.plate(plate.name, plate.size, plate.subsample_size) as index:
+                indices[plate.name] = index
+    return indices
+
+
+def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle:
+    guide_key, model_key = jax.random.split(key)
+    scored = plan.sites_of(ScoreFunction)
+    guide = run_guide(plan.program, kwargs, guide_key, given, scored)
+    draws = {name: guide[name]["value"] for name in plan.nodes}
+    values = {**given, **draws}
+    analysis = plan.analysis
+    terms, model = model_terms(analysis, plan.marginalized, kwargs, model_key, values)
+    reached = {
+        term: found for term, found in plan.influence.items() if term in terms
+    }
+    surrogate = jnp.zeros(())
+    for name in plan.sites_of(LocalExpectation):
+
+        def evaluate(value: Array, name: str = name) -> Costs:
+            changed = {**values, name: value}
+            found, _ = model_terms(
+                analysis, plan.marginalized, kwargs, model_key, changed
+            )
+            return {t: found[t] for t in reached if name in reached[t]}
+
+        surrogate += _local_expectation(plan, name, guide[name], model, terms, evaluate)
+    landing = _landing(plan, kwargs, guide_key, given, draws)
+    for name in plan.nodes:
+        term = _guide_term(plan, name, guide, model, landing)
+        terms[GUIDE_TERM.format(name)] = term
+    scores, costs = {}, {}
+    for name in scored:
+        fn = unmask(refine(guide[name]["fn"]))
+        scores[name] = fn.log_prob(draws[name])
+        ndim = jnp.ndim(scores[name])
+        costs[name] = sum(
+            reached_cost(terms[term], found[name], ndim)
+            for term, found in plan.influence.items()
+            if name in found
+        )
+    elbo = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
+    sums = {name: jnp.sum(term) for name, term in terms.items()}
+    return _Particle(elbo, surrogate, sums, scores, costs)
+
+
+def _landing(
+    plan: Plan, kwargs: Any, key: Key, given: Values, draws: Values
+) -> Trace | None:
+    """The guide at the draws with its parameters held, for sticking the landing."""
+    if not any(_sticks(plan, name) for name in plan.nodes):
+        return None
+    held = {**jax.tree.map(stop_gradient, given), **draws}
+    return run(plan.program, kwargs, key, held)
+
+
+def _sticks(plan: Plan, name: str) -> bool:
+    choice = plan.choices.get(name)
+    if choice is None:  # the joint draw of several sites sticks if one of them does
+        return any(_sticks(plan, other) for other in plan.choices)
+    estimator = choice.estimator
+    return isinstance(estimator, Reparameterized) and estimator.stick_the_landing
+
+
+def _guide_term(
+    plan: Plan, name: str, guide: Trace, model: Trace, landing: Trace | None
+) -> Array:
+    """What a statement of the guide adds to the bound: ``-log q``, or the entropy."""
+    site = guide[name]
+    choice = plan.choices.get(name)
+    pathwise = choice is None or isinstance(choice.estimator, Reparameterized)
+    mirrored = plan.guide.mirrors_model and name in model
+    masked = mirrored and isinstance(model[name]["fn"], MaskedDistribution)
+    known = None if masked else entropy(site)
+    if not pathwise:
+        term = -stop_gradient(_log_q(site, model.get(name) if masked else None))
+    elif landing is not None and _sticks(plan, name):
+        term = -_log_q(landing[name], model.get(name) if masked else None)
+    elif known is not None:
+        term = known
+    else:
+        term = -_log_q(site, model.get(name) if masked else None)
+    return scaled(term, model[name] if mirrored else site)
+
+
+def _log_q(site: Any, masking: Any) -> Array:
+    """Log density of a statement of the guide, under the mask of the model's site."""
+    if masking is None:
+        return log_density(site)
+    mask = copy(masking["fn"])
+    mask.base_dist = site["fn"]
+    return mask.log_prob(site["value"])
+
+
+def _local_expectation(
+    plan: Plan, name: str, site: Any, model: Trace, terms: Costs, evaluate: Any
+) -> Array:
+    """Surrogate whose gradient is that of a site's exact sum under q.
+
+    Every coupled element is changed on its own, all others of its kind together; value
+    ``r`` steps beyond the draw, so that the draw itself is the known first entry.
+    """
+    finite = plan.analysis.sites[name].values
+    value, shape = site["value"], jnp.shape(site["value"])
+    num_values, low = len(finite), int(finite[0])
+    found = {t: f[name] for t, f in plan.influence.items() if name in f and t in terms}
+
+    def reach(costs: Costs) -> Array:
+        total = sum(reached_cost(costs[t], f, len(shape)) for t, f in found.items())
+        return jnp.broadcast_to(total, shape)
+
+    steps = jnp.arange(num_values).reshape(-1, *(1,) * len(shape))
+    values = (value - low + steps) % num_values + low
+    axes = sorted(
+        {a for f in found.values() for a in range(len(shape)) if f[a] is None}
+    )
+    own = _one_at_a_time(shape, axes)
+
+    def flipped(step: Array) -> Array:
+        def at(chosen: Array) -> Array:
+            return jnp.where(chosen, reach(evaluate(jnp.where(chosen, step, value))), 0)
+
+        return jnp.sum(jax.vmap(at)(own), 0)
+
+    rest = jax.vmap(flipped)(values[1:].astype(value.dtype))
+    costs = jnp.concatenate([reach(terms)[None], rest])
+    fn = unmask(refine(site["fn"]))
+    log_q = jax.vmap(fn.log_prob)(values)
+    mirrored = plan.guide.mirrors_model
+    own_cost = -scaled(log_q, model[name] if mirrored else site)
+    if mirrored and isinstance(model[name]["fn"], MaskedDistribution):
+        own_cost = own_cost * (_log_q({**site, "value": value}, model[name]) != 0)
+    return jnp.sum(jnp.exp(log_q) * stop_gradient(costs + own_cost))
+
+
+def _one_at_a_time(shape: tuple[int, ...], axes: list[int]) -> Array:
+    """Masks over a site: one for each element of the coupled axes, ``(n, *shape)``."""
+    sizes = [shape[a] for a in axes]
+    num = 1
+    for size in sizes:
+        num *= size
+    eye = jnp.eye(num, dtype=bool).reshape(
+        num, *(size if a in axes else 1 for a, size in enumerate(shape))
+    )
+    return jnp.broadcast_to(eye, (num, *shape))
+
+
+class Draw(NamedTuple):
+    """One draw of q, or many along a leading axis.
+
+    Attributes:
+        values: Latents, deterministics and their values; discrete ones too.
+        log_p: Log joint, sites that were summed out summed.
+        log_q: Log density of q.
+    """
+
+    values: Values
+    log_p: Array
+    log_q: Array
+
+
+def whole(plan: Plan) -> Plan:
+    """The plan over all elements of its subsampled plates, for draws and diagnostics."""
+    analysis = plan.analysis
+    if not analysis.subsampled:
+        return plan
+    full = analyze(
+        with_full_plates(analysis.model, analysis),
+        {**analysis.arguments.static, **analysis.arguments.arrays},
+    )
+    names = tuple(name for name in full.latents if name not in plan.marginalized)
+    program = with_full_plates(plan.guide.program(full, names), analysis)
+    return replace(plan, analysis=full, program=program)
+
+
+def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> Draw:
+    """One draw of q with its log densities.
+
+    Args:
+        plan: Over whole plates, see `whole`.
+        params: Unconstrained parameters.
+        key: Of the draw.
+        data: The model's arguments.
+        values: Whether to return the sites' values; sites that were summed out are
+            then drawn from their exact conditional, one after the other.
+
+    Returns:
+        The draw.
+    """
+    guide_key, model_key, key = jax.random.split(key, 3)
+    kwargs = plan.analysis.arguments.bind(data)
+    constrained = constrain(plan.parameters, params)
+    guide = run_guide(plan.program, kwargs, guide_key, constrained)
+    draws = {name: guide[name]["value"] for name in plan.nodes}
+    given = {**constrained, **draws}
+    terms, model = model_terms(
+        plan.analysis, plan.marginalized, kwargs, model_key, given
+    )
+    log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
+    log_q = jnp.zeros(())
+    for name in plan.nodes:
+        masked = plan.guide.mirrors_model and name in model
+        masked = masked and isinstance(model[name]["fn"], MaskedDistribution)
+        log_q += jnp.sum(_log_q(guide[name], model[name] if masked else None))
+    if not values:
+        return Draw({}, log_p, log_q)
+    for name in plan.marginalized:
+        others = {n: _first(plan, n) for n in plan.marginalized if n not in given}
+        table = value_table(
+            plan.analysis, name, kwargs, model_key, {**others, **given}
+        )
+        key, this = jax.random.split(key)
+        site = plan.analysis.sites[name]
+        index = jax.random.categorical(this, table, axis=0)
+        given[name] = jnp.asarray(site.values, site.dtype)[index]
+    model = run(plan.analysis.model, kwargs, model_key, given)
+    wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
+    return Draw({n: model[n]["value"] for n in wanted}, log_p, log_q)
+
+
+_SHOWN = ("latent", "deterministic")
+
+
+def _first(plan: Plan, name: str) -> Array:
+    site = plan.analysis.sites[name]
+    return jnp.full(site.shape, site.values[0], site.dtype)

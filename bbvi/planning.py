@@ -1,0 +1,422 @@
+"""`plan`: one sound estimator for every latent site, with reasons.
+
+The order of `PREFERENCE` is the rule: the first estimator that does not refuse a site,
+and whose cost is affordable, is chosen; every other one leaves its reason.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from bbvi._types import Key, Params
+from bbvi.analysis import Analysis, Parameter, analyze
+from bbvi.analysis.dependence import Influences, coupled_axes
+from bbvi.analysis.structure import name_of, table
+from bbvi.estimators import (
+    Estimator,
+    LocalExpectation,
+    Marginalized,
+    Reparameterized,
+    ScoreFunction,
+    Situation,
+)
+from bbvi.guides import Custom, FullRank, Guide, MeanField
+from bbvi.guides.base import unconstrained_shape
+from bbvi.joint import Node, initial_params, joint_influence, read_guide
+
+PREFERENCE: tuple[Estimator, ...] = (
+    Marginalized(),
+    LocalExpectation(),
+    Reparameterized(),
+    ScoreFunction(),
+)
+"""Estimators in the order in which they are tried."""
+MAX_VALUES = 1_024
+"""Most evaluations that a site may cost when its elements are summed together."""
+MAX_COUPLED = 16
+"""Most evaluations that a site with coupled elements may cost."""
+FULL_RANK_DIM = 50
+"""Largest dimension for which the full-rank Gaussian is the default."""
+
+
+class PlanError(ValueError):
+    """No sound plan: names every site, why, and what to type instead."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The estimator of one site.
+
+    Attributes:
+        estimator: The one chosen.
+        reason: Why.
+        rejected: Why not, for every other estimator.
+    """
+
+    estimator: Estimator
+    reason: str
+    rejected: dict[Estimator, str]
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Analysis, guide and one estimator with a reason for every site; print it.
+
+    Attributes:
+        analysis: Of the model.
+        guide: The family q.
+        guide_reason: Why this family.
+        choices: `Choice` of every latent site by name.
+        program: The NumPyro guide.
+        nodes: Its random statements by name.
+        parameters: All ``numpyro.param`` of guide and model by name.
+        influence: ``{cost: {node: influence}}`` of guide and model together.
+        num_particles: Draws of q in one gradient estimate.
+    """
+
+    analysis: Analysis
+    guide: Guide
+    guide_reason: str
+    choices: dict[str, Choice]
+    program: Callable[..., Any]
+    nodes: dict[str, Node]
+    parameters: dict[str, Parameter]
+    influence: dict[str, Influences]
+    num_particles: int
+    fingerprint: str = ""
+
+    def sites_of(self, kind: type[Estimator]) -> tuple[str, ...]:
+        """Names of the sites whose estimator is of one kind, in the model's order."""
+        return tuple(
+            n for n, c in self.choices.items() if isinstance(c.estimator, kind)
+        )
+
+    @property
+    def marginalized(self) -> tuple[str, ...]:
+        """Sites that are summed out of the model."""
+        return self.sites_of(Marginalized)
+
+    def init(self, key: Key) -> Params:
+        """Initial parameters, unconstrained: locations near 0, narrow scales.
+
+        Args:
+            key: A JAX key.
+
+        Returns:
+            Parameters of guide and model by name.
+        """
+        arguments = self.analysis.arguments
+        kwargs = arguments.bind(arguments.arrays)
+        return initial_params(
+            self.analysis.model, self.program, self.parameters, kwargs, key
+        )
+
+    def __repr__(self) -> str:
+        head = f"Plan for {name_of(self.analysis.model)}"
+        particles = "particle" if self.num_particles == 1 else "particles"
+        lines = [
+            head,
+            "=" * len(head),
+            f"guide      {self.guide!r}: {self.guide_reason}",
+            f"gradient   {self.num_particles} {particles} a step",
+            "",
+        ]
+        rows = [("site", "estimator", "because")]
+        rows += [
+            (name, repr(choice.estimator), choice.reason)
+            for name, choice in self.choices.items()
+        ]
+        lines += [table(rows), "", "not chosen", *self._not_chosen()]
+        return "\n".join(lines)
+
+    def _not_chosen(self) -> list[str]:
+        """Rejections in words, those that sites share on one line."""
+        shared: dict[tuple[str, str], list[str]] = {}
+        for name, choice in self.choices.items():
+            for estimator, why in choice.rejected.items():
+                shared.setdefault((type(estimator).__name__, why), []).append(name)
+        return [
+            f"  {estimator} for {', '.join(names)}: {why}"
+            for (estimator, why), names in shared.items()
+        ]
+
+
+def plan(
+    model: Callable[..., Any],
+    data: Any = None,
+    *,
+    guide: Guide | Callable[..., Any] | None = None,
+    estimators: Mapping[str, Estimator] | None = None,
+    num_particles: int | None = None,
+) -> Plan:
+    """Choose a sound gradient estimator for every latent site, with reasons.
+
+    Args:
+        model: Any NumPyro model, unmodified.
+        data: Its arguments, see `bbvi.analyze`.
+        guide: A family, a NumPyro guide function, or None for the default.
+        estimators: Overrides by site; also readable from the model's
+            ``infer={"bbvi": estimator}``.
+        num_particles: Draws of q a step. Default: 4 with score functions (each is the
+            others' baseline), else 1.
+
+    Returns:
+        The plan; print it. Nothing has been compiled.
+
+    Raises:
+        PlanError: An override is unsound or unknown, the guide misses a latent, or a
+            site has no sound estimator; all such problems in one message.
+
+    Example:
+        >>> import bbvi, numpyro, numpyro.distributions as dist
+        >>> def model(y):
+        ...     z = numpyro.sample("z", dist.Bernoulli(0.3))
+        ...     numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
+        >>> bbvi.plan(model, {"y": 1.1}).choices["z"].estimator
+        Marginalized()
+    """
+    return make_plan(analyze(model, data), guide, estimators, num_particles)
+
+
+def make_plan(
+    analysis: Analysis,
+    guide: Guide | Callable[..., Any] | None,
+    estimators: Mapping[str, Estimator] | None,
+    num_particles: int | None,
+) -> Plan:
+    """`plan` from an analysis."""
+    problems: list[str] = []
+    family = _as_guide(guide, problems)
+    overrides = _read_overrides(analysis, estimators, problems)
+    if num_particles is not None and num_particles < 1:
+        problems.append(f"num_particles must be at least 1; found {num_particles}")
+    _raise_if(analysis, problems)
+    choices, not_summed = _sum_out(analysis, family, overrides, problems)
+    _raise_if(analysis, problems)
+    marginalized = tuple(choices)
+    names = tuple(name for name in analysis.latents if name not in marginalized)
+    guide_reason = "as given"
+    if family is None:
+        family, guide_reason = default_guide(analysis, names)
+    problems += family.refusals(analysis, names)
+    _raise_if(analysis, problems)
+    program = family.program(analysis, names)
+    nodes, parameters, found = read_guide(analysis, program, names)
+    _raise_if(analysis, problems + found)
+    parameters = {**parameters, **analysis.parameters}
+    influence, feeds, digest = joint_influence(
+        analysis, program, nodes, parameters, marginalized
+    )
+    auxiliary = [name for name in nodes if name not in analysis.latents]
+    order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
+    for name in order:
+        if name not in choices:
+            situation = _situation(analysis, family, nodes[name], influence, feeds)
+            why_not = not_summed.get(name, "not a site of the model")
+            choice = _choose(situation, overrides.get(name), why_not, problems)
+            choices[name] = choice
+    _raise_if(analysis, problems)
+    made = Plan(
+        analysis=analysis,
+        guide=family,
+        guide_reason=guide_reason,
+        choices={name: choices[name] for name in order},
+        program=program,
+        nodes=nodes,
+        parameters=parameters,
+        influence=influence,
+        num_particles=num_particles or 1,
+        fingerprint=digest,
+    )
+    if num_particles is None and made.sites_of(ScoreFunction):
+        made = replace(made, num_particles=4)
+    return made
+
+
+def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, str]:
+    """The family for the sites that q must hold, and why."""
+    sites = [analysis.sites[name] for name in names]
+    continuous = [site for site in sites if not site.is_discrete]
+    dim = sum(prod(unconstrained_shape(analysis, site)) for site in continuous)
+    full = FullRank()
+    if not continuous:
+        return MeanField(), "no continuous site, a table for each discrete element"
+    if dim == 1:
+        return MeanField(), "one dimension"
+    if dim > FULL_RANK_DIM:
+        return MeanField(), f"{dim} dimensions, more than {FULL_RANK_DIM}"
+    if full.refusals(analysis, names):
+        return MeanField(), "some sites are scaled, masked or in a minibatch"
+    return full, f"{dim} dimensions, few enough for all their correlations"
+
+
+def _as_guide(guide: Any, problems: list[str]) -> Guide | None:
+    if guide is None or isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, type) and issubclass(guide, Guide):
+        problems.append(f"guide is the class {guide.__name__}: write {guide.__name__}()")
+        return None
+    if callable(guide):
+        return Custom(guide)
+    problems.append(
+        f"guide must be a family such as guides.MeanField(), a NumPyro guide function "
+        f"or None; found {type(guide).__name__}"
+    )
+    return None
+
+
+def _read_overrides(
+    analysis: Analysis,
+    estimators: Mapping[str, Estimator] | None,
+    problems: list[str],
+) -> dict[str, Estimator]:
+    """Overrides from the model's ``infer`` and from the argument, which wins."""
+    marked = {
+        name: site.infer["bbvi"]
+        for name, site in analysis.latents.items()
+        if "bbvi" in site.infer
+    }
+    overrides = {**marked, **(estimators or {})}
+    for name, estimator in overrides.items():
+        if not isinstance(estimator, Estimator):
+            problems.append(
+                f"the estimator of site {name!r} must be one of bbvi.estimators, such "
+                f"as estimators.ScoreFunction(); found {estimator!r}"
+            )
+        if name not in analysis.latents:
+            problems.append(
+                f"estimators names {name!r}, which is no latent site; the latent "
+                f"sites are {', '.join(analysis.latents)}"
+            )
+    return overrides
+
+
+def _sum_out(
+    analysis: Analysis,
+    family: Guide | None,
+    overrides: dict[str, Estimator],
+    problems: list[str],
+) -> tuple[dict[str, Choice], dict[str, str]]:
+    """Choices of the sites that are summed out; why not, for all other sites."""
+    choices: dict[str, Choice] = {}
+    refusals: dict[str, str] = {}
+    estimator = Marginalized()
+    for name, site in analysis.latents.items():
+        override = overrides.get(name)
+        wanted = isinstance(override, Marginalized)
+        terms = analysis.children(name)
+        summed = (n for n in choices if set(analysis.children(n)) & set(terms))
+        drawn = isinstance(family, Custom) and not wanted
+        situation = Situation(
+            site=site,
+            factor="the guide's own" if drawn else "",
+            coupled=_num_coupled(site.shape, name, analysis.influence),
+            scales=tuple({analysis.sites[term].scale for term in terms}),
+            neighbours=tuple(summed),
+        )
+        refusal = estimator.refusal(situation)
+        if refusal is None and situation.num_values > MAX_VALUES and not wanted:
+            refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
+        if refusal is None and (override is None or wanted):
+            reason = "as asked" if wanted else estimator.reason(situation)
+            choices[name] = Choice(estimator, reason, _after(estimator))
+        elif wanted:
+            problems.append(
+                f"{site.describe} cannot use Marginalized(): {refusal}. Leave the "
+                f"override out, and the best sound estimator is chosen"
+            )
+        else:
+            refusals[name] = refusal or f"overridden by {override!r}"
+    return choices, refusals
+
+
+def _after(chosen: Estimator) -> dict[Estimator, str]:
+    """The estimators behind the chosen one in the order of preference."""
+    kinds = [type(estimator) for estimator in PREFERENCE]
+    rest = PREFERENCE[kinds.index(type(chosen)) + 1 :]
+    return {e: f"{type(chosen).__name__} is preferred" for e in rest}
+
+
+def _num_coupled(
+    shape: tuple[int, ...], name: str, influence: Mapping[str, Influences]
+) -> int:
+    """How many elements of a site share cost terms; 1 if each has its own."""
+    axes: set[int] = set()
+    for found in influence.values():
+        if name in found:
+            axes |= set(coupled_axes(found[name], shape))
+    return prod(shape[axis] for axis in axes)
+
+
+def _situation(
+    analysis: Analysis,
+    family: Guide,
+    node: Node,
+    influence: dict[str, Influences],
+    feeds: dict[str, tuple[str, ...]],
+) -> Situation:
+    site = analysis.latents.get(node.name) or node.as_site()
+    joint = ""
+    if isinstance(family, FullRank) and not site.is_discrete:
+        joint = next(n for n in feeds if node.name in feeds[n])
+    return Situation(
+        site=site,
+        factor="Normal" if joint else node.factor,
+        is_differentiable=node.is_differentiable,
+        support_moves=node.support_moves and not joint,
+        guide_is_custom=isinstance(family, Custom),
+        joint=joint,
+        influence={t: f for t, f in influence.items() if node.name in f},
+        coupled=_num_coupled(node.shape, node.name, influence),
+        feeds=feeds[node.name],
+        has_entropy=node.has_entropy or bool(joint),
+    )
+
+
+def _choose(
+    situation: Situation,
+    override: Estimator | None,
+    not_summed: str,
+    problems: list[str],
+) -> Choice | None:
+    """The first sound and affordable estimator, or the override if it is sound."""
+    rejected: dict[Estimator, str] = {PREFERENCE[0]: not_summed}
+    sound: list[Estimator] = []
+    for estimator in PREFERENCE[1:]:
+        refusal = estimator.refusal(situation)
+        if refusal is None:
+            sound.append(estimator)
+        else:
+            rejected[estimator] = refusal
+    names = " or ".join(f"estimators.{e!r}" for e in sound)
+    where = situation.site.describe
+    if override is not None:
+        refusal = override.refusal(situation)
+        if refusal is not None:
+            remedy = f"Use {names}" if sound else "No estimator is sound here"
+            problems.append(f"{where} cannot use {override!r}: {refusal}. {remedy}")
+            return None
+        for estimator in sound:
+            rejected.setdefault(estimator, f"overridden by {override!r}")
+        kept = {e: r for e, r in rejected.items() if type(e) is not type(override)}
+        return Choice(override, f"as asked; {override.reason(situation)}", kept)
+    for estimator in sound:
+        limit = MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
+        cost = estimator.cost(situation)
+        if cost <= limit or estimator is sound[-1]:
+            reason = estimator.reason(situation)
+            return Choice(estimator, reason, {**_after(estimator), **rejected})
+        rejected[estimator] = f"{cost} further evaluations, more than {limit}"
+    reasons = "; ".join(f"{type(e).__name__}: {why}" for e, why in rejected.items())
+    problems.append(
+        f"{where} has no sound estimator ({reasons}). Write a guide whose factor for "
+        f"it can be summed, differentiated or scored"
+    )
+    return None
+
+
+def _raise_if(analysis: Analysis, problems: list[str]) -> None:
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise PlanError(f"{name_of(analysis.model)} has no sound plan:\n{lines}")
