@@ -22,7 +22,7 @@ from bbvi.analysis import analyze
 from bbvi.analysis.tracing import Trace, log_density, refine, run, scaled, unmask
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.score import leave_one_out, reached_cost
-from bbvi.estimators.summation import model_terms, value_table
+from bbvi.estimators.summation import MARGINAL, model_terms, value_table
 from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide, with_full_plates
 from bbvi.planning import Plan
 
@@ -297,11 +297,14 @@ class Draw(NamedTuple):
         values: Latents, deterministics and their values; discrete ones too.
         log_p: Log joint, sites that were summed out summed.
         log_q: Log density of q.
+        log_likelihood: Unsummed log density of every observed site; a site that was
+            summed out on its own with one observation each is summed here too.
     """
 
     values: Values
     log_p: Array
     log_q: Array
+    log_likelihood: Values
 
 
 def whole(plan: Plan) -> Plan:
@@ -348,7 +351,7 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
         masked = masked and isinstance(model[name]["fn"], MaskedDistribution)
         log_q += jnp.sum(_log_q(guide[name], model[name] if masked else None))
     if not values:
-        return Draw({}, log_p, log_q)
+        return Draw({}, log_p, log_q, {})
     for name in plan.marginalized:
         others = {n: _first(plan, n) for n in plan.marginalized if n not in given}
         table = value_table(
@@ -360,7 +363,45 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
         given[name] = jnp.asarray(site.values, site.dtype)[index]
     model = run(plan.analysis.model, kwargs, model_key, given)
     wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
-    return Draw({n: model[n]["value"] for n in wanted}, log_p, log_q)
+    shown = {n: model[n]["value"] for n in wanted}
+    return Draw(shown, log_p, log_q, _log_likelihood(plan, model, terms))
+
+
+def _log_likelihood(plan: Plan, model: Trace, terms: Costs) -> Values:
+    analysis = plan.analysis
+    found = {}
+    for name in analysis.of_kind("observed"):
+        term = log_density(model[name])
+        for summed in plan.marginalized:
+            if analysis.children(summed) == [summed, name]:
+                total = terms[MARGINAL.format(summed)]
+                term = total if total.shape == term.shape else term
+        found[name] = term
+    return found
+
+
+def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> Values:
+    """Observed and deterministic sites of the model, drawn anew given latents.
+
+    Args:
+        plan: Over whole plates.
+        params: Unconstrained parameters.
+        key: Of the draws.
+        data: The model's arguments, not needed to be those of the fit.
+        drawn: One draw of the latent sites.
+
+    Returns:
+        Values by site.
+    """
+    given = {**constrain(plan.parameters, params), **drawn}
+    model = handlers.uncondition(plan.analysis.model)
+    trace = run(model, data, key, given)
+    kinds = {n: s.kind for n, s in plan.analysis.sites.items()}
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if kinds.get(name) in ("observed", "deterministic")
+    }
 
 
 _SHOWN = ("latent", "deterministic")

@@ -53,7 +53,7 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
             f"{type(model).__name__}"
         )
     arguments = read_arguments(model, data)
-    sites, plates, parameters, unsettled = _read_model(model, arguments)
+    sites, plates, parameters, observed, unsettled = _read_model(model, arguments)
     latents = {n: s for n, s in sites.items() if s.kind == "latent"}
     struct = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in latents.items()}
     params = {
@@ -82,6 +82,7 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
         sites=sites,
         plates=plates,
         parameters=parameters,
+        observed=observed,
         influence={n: influence[n] for n in sites if n in influence},
         fingerprint=fingerprint(closed, sites, plates),
     )
@@ -103,7 +104,7 @@ def fingerprint(closed: Any, *records: Any) -> str:
 
 def _read_model(
     model: Callable[..., Any], arguments: Arguments
-) -> tuple[dict[str, Site], dict[str, Plate], dict[str, Parameter], list[str]]:
+) -> tuple[Any, ...]:
     problems: list[str] = []
     unsettled: list[str] = []
 
@@ -112,6 +113,7 @@ def _read_model(
             jax.tree.leaves(arrays), jax.tree.leaves(arguments.arrays), strict=True
         )
         known = {id(tracer): np.asarray(array) for tracer, array in leaves}
+        named = {id(tracer): name for name, tracer in arrays.items()}
         sites = {}
         for name, message in trace.items():
             if message["type"] == "sample":
@@ -123,12 +125,15 @@ def _read_model(
                     name, "deterministic", "", jnp.shape(value), 0, jnp.result_type(value)
                 )
             if kind_of(message) == "observed":
+                if id(message["value"]) in named:
+                    observed[name] = named[id(message["value"])]
                 settled = outside_support(name, message, known)
                 problems.extend(settled or ())
                 if settled is None:
                     unsettled.append(name)
         return sites, read_plates(trace), read_parameters(trace)
 
+    observed: dict[str, str] = {}
     sites, plates, parameters = trace_abstractly(
         model, arguments.static, reading, arguments.shapes
     )
@@ -140,4 +145,4 @@ def _read_model(
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise ValueError(f"{name_of(model)} cannot be fitted:\n{lines}")
-    return sites, plates, parameters, unsettled
+    return sites, plates, parameters, observed, unsettled

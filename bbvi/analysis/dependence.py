@@ -77,11 +77,19 @@ def _walk(jaxpr: Any, start: Sequence[Influences]) -> list[Influences]:
         reads = [read(var) for var in eqn.invars]
         if not any(reads):
             continue
-        rule = _RULES.get(eqn.primitive.name, _mixed)
+        written = [var for var in eqn.invars if _is_reference(var)]
+        rule = _mixed if written else _RULES.get(eqn.primitive.name, _mixed)
         for var, found in zip(eqn.outvars, rule(eqn, reads), strict=True):
             if found:
                 env[var] = found
+        for var in written:
+            env[var] = _move(_union(reads), lambda _: None)
     return [read(var) for var in jaxpr.outvars]
+
+
+def _is_reference(var: Any) -> bool:
+    """Whether a variable is a mutable array, into which an equation may write."""
+    return type(var.aval).__name__ == "AbstractRef"
 
 
 def _move(influences_: Influences, target: Callable[[int], Axis]) -> Influences:
@@ -279,7 +287,7 @@ _RULES: dict[str, Rule] = {
     "rev": _within(lambda eqn: eqn.params["dimensions"]),
     "concatenate": _within(lambda eqn: (eqn.params["dimension"],)),
     "sort": _within(lambda eqn: (eqn.params["dimension"],)),
-    "top_k": _within(lambda eqn: (-1,)),
+    "top_k": _within(lambda eqn: (eqn.params.get("axis", -1),)),
     "cholesky": _within(_trailing_two),
     "triangular_solve": _within(_trailing_two),
     "dynamic_slice": _dynamic_slice,

@@ -117,9 +117,9 @@ def trace_abstractly(
 def draw_improper(program: Callable[..., Any]) -> Callable[..., Any]:
     """Give a feasible value to sites that cannot be sampled (improper priors)."""
     def feasible(message: dict[str, Any]) -> Any:
-        fn = message["fn"]
         if message["type"] != "sample" or message["is_observed"]:
             return None
+        fn = message["fn"]
         if type(unwrap(fn)).__name__ != "ImproperUniform":
             return None
         return fn.support.feasible_like(jnp.zeros(fn.shape()))

@@ -106,6 +106,7 @@ class Analysis:
         sites: Every site by name, in the order of the model.
         plates: Every plate by name.
         parameters: The model's own ``numpyro.param`` sites.
+        observed: The argument that each observed site takes its values from.
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
         fingerprint: Text that is equal for two models only if they compute the same.
@@ -116,6 +117,7 @@ class Analysis:
     sites: dict[str, Site]
     plates: dict[str, Plate]
     parameters: dict[str, Parameter]
+    observed: dict[str, str]
     influence: dict[str, Influences]
     fingerprint: str
 

@@ -16,8 +16,9 @@ import numpyro
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Key, Values
+from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
+from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import run
 
 INITIAL_SCALE = 0.1
@@ -34,6 +35,7 @@ class Guide:
       - make a frozen dataclass whose fields are the options;
       - `refusals` returns sentences for sites that the family cannot carry;
       - `program` returns a NumPyro guide over the named sites, in their order;
+      - `retract` takes a step in units of q, where plain addition would not do;
       - let `mirrors_model` be True if scale and mask of a model's site shall apply to
         its factor (they then cannot be forgotten), False if the program sets its own.
     """
@@ -49,6 +51,16 @@ class Guide:
         self, analysis: Analysis, names: tuple[str, ...]
     ) -> Callable[..., Any]:
         """A NumPyro guide over the sites ``names``, taking the model's arguments."""
+
+    def retract(self, params: Params, step: Params) -> Params:
+        """Parameters after a step in the family's own units.
+
+        The optimizer works in coordinates around the present parameters in which a
+        step of one moves a location by one standard deviation of q and a scale by a
+        factor e, so that a learning rate means the same in every model. The default
+        adds the step.
+        """
+        return jax.tree.map(jnp.add, params, step)
 
 
 def full_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
@@ -116,8 +128,26 @@ def support_of(
     return trace[site.name]["fn"].support
 
 
-def uniform_init(shape: tuple[int, ...]) -> Callable[[Key], Array]:
-    """An initial location."""
-    return lambda key: jax.random.uniform(
-        key, shape, minval=-INITIAL_RADIUS, maxval=INITIAL_RADIUS
-    )
+def initial_loc(
+    analysis: Analysis, site: Site, kwargs: Mapping[str, Any]
+) -> Callable[[Key], Array]:
+    """Where the location of a site starts: near 0, or at a draw from its prior.
+
+    A coin decides, so that several starts try both; improper priors start near 0.
+    """
+    shape = unconstrained_shape(analysis, site)
+
+    def init(key: Key) -> Array:
+        coin, near, far = jax.random.split(key, 3)
+        radius = INITIAL_RADIUS
+        zero = jax.random.uniform(near, shape, minval=-radius, maxval=radius)
+        with numpyro.handlers.block():
+            trace = run(draw_improper(analysis.model), kwargs, far, {})
+        fn = trace[site.name]["fn"]
+        prior = biject_to(fn.support).inv(trace[site.name]["value"])
+        if prior.shape != shape or site.distribution == "ImproperUniform":
+            return zero
+        start_at_prior = jax.random.bernoulli(coin) & jnp.all(jnp.isfinite(prior))
+        return jnp.where(start_at_prior, prior, zero)
+
+    return init

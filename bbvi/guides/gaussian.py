@@ -5,20 +5,21 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Values
+from bbvi._types import Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
     Guide,
+    initial_loc,
     support_of,
     unconstrained_shape,
-    uniform_init,
 )
 from bbvi.guides.discrete import discrete_refusal, sample_discrete
 
@@ -82,7 +83,16 @@ class FullRank(Guide):
         def guide(**kwargs: Any) -> Values:
             values: Values = {}
             if dim:
-                loc = numpyro.param(f"{JOINT}.loc", uniform_init((dim,)))
+                starts = [initial_loc(analysis, s, kwargs) for s in continuous]
+                loc = numpyro.param(
+                    f"{JOINT}.loc",
+                    lambda key: jnp.concatenate(
+                        [
+                            start(jax.random.fold_in(key, i)).ravel()
+                            for i, start in enumerate(starts)
+                        ]
+                    ),
+                )
                 scale_tril = numpyro.param(
                     f"{JOINT}.scale_tril",
                     lambda _: INITIAL_SCALE * jnp.eye(dim),
@@ -101,6 +111,18 @@ class FullRank(Guide):
             return values
 
         return guide
+
+    def retract(self, params: Params, step: Params) -> Params:
+        r"""Steps in units of q: $\text{loc} + L a$ and $L (I + B)$, $B$ triangular."""
+        moved = super().retract(params, step)
+        loc, tril = f"{JOINT}.loc", f"{JOINT}.scale_tril"
+        if loc in params:
+            to_tril = biject_to(constraints.lower_cholesky)
+            scale = to_tril(params[tril])
+            moved[loc] = params[loc] + scale @ step[loc]
+            turn = to_tril(step[tril])
+            moved[tril] = to_tril.inv(scale @ turn)
+        return moved
 
 
 def _place(

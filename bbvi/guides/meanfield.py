@@ -10,17 +10,17 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Values
+from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
     Guide,
+    initial_loc,
     is_real,
     minibatch,
     rows,
     support_of,
     unconstrained_shape,
-    uniform_init,
 )
 from bbvi.guides.discrete import discrete_refusal, sample_discrete
 
@@ -62,17 +62,29 @@ class MeanField(Guide):
                 else:
                     given = {**indices, **values}
                     support = support_of(analysis, site, kwargs, given)
-                    values[site.name] = _sample_normal(analysis, site, support, indices)
+                    init = initial_loc(analysis, site, kwargs)
+                    values[site.name] = _sample_normal(
+                        analysis, site, init, support, indices
+                    )
             return values
 
         return guide
 
+    def retract(self, params: Params, step: Params) -> Params:
+        """Locations move in units of their scales; scales are logarithms already."""
+        moved = super().retract(params, step)
+        for name in params:
+            if name.endswith(".loc"):
+                log_scale = params[name.removesuffix("loc") + "scale"]
+                moved[name] = params[name] + jnp.exp(log_scale) * step[name]
+        return moved
+
 
 def _sample_normal(
-    analysis: Analysis, site: Site, support: Any, indices: Values
+    analysis: Analysis, site: Site, init: Any, support: Any, indices: Values
 ) -> Array:
     shape = unconstrained_shape(analysis, site)
-    loc = numpyro.param(f"{site.name}.loc", uniform_init(shape))
+    loc = numpyro.param(f"{site.name}.loc", init)
     scale = numpyro.param(
         f"{site.name}.scale",
         lambda _: jnp.full(shape, INITIAL_SCALE),

@@ -1,0 +1,178 @@
+"""The compiled programs of a fit, kept so that a second fit compiles nothing.
+
+A fit needs at most four: `screen` its starts, run a `chunk` of steps, `measure` log
+densities of draws, and `sample` draws themselves. All take the data as arguments.
+Programs are kept by what they compute (the text of guide, model and optimizer as JAX
+sees them), not by which function object was passed, so that a model defined anew
+compiles nothing either, and one whose global data changed does compile.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bbvi._types import Array, Data, Key, Params
+from bbvi.analysis import Arguments
+from bbvi.analysis.analyzing import fingerprint
+from bbvi.estimators import ScoreFunction
+from bbvi.joint import initial_params
+from bbvi.objective import Draw, Info, Objective, draw, whole
+from bbvi.optimize.loop import Chunk, State, make_chunk
+from bbvi.planning import Plan
+
+KEPT = 32
+"""Number of fits whose programs are kept."""
+MEMORY = 2**23
+"""Numbers that a batch of draws may hold at once."""
+
+_kept: OrderedDict[Any, "Programs"] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Compiled functions of one plan; all are pure and jitted.
+
+    Attributes:
+        screen: ``(key, data) -> (state, info)`` of every start.
+        chunk: See `bbvi.optimize.loop.make_chunk`.
+        measure: ``(params, key, index, data) -> Draw``, batch ``index`` of ``batch``
+            draws, without values.
+        sample: The same draws with their values.
+        batch: Draws that are made at once.
+    """
+
+    screen: Callable[[Key, Data], tuple[State, Info]]
+    chunk: Chunk
+    measure: Callable[[Params, Key, Any, Data], Draw]
+    sample: Callable[[Params, Key, Any, Data], Draw]
+    batch: int
+
+
+def programs_of(
+    plan: Plan,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    num_starts: int,
+) -> Programs:
+    """The programs of a plan, compiled before if an equal plan was fitted before."""
+    identity = (
+        plan.analysis.fingerprint,
+        plan.fingerprint,
+        repr(plan.choices),
+        repr(type(plan.guide)),
+        plan.num_particles,
+        _optimizer_fingerprint(plan, optimizer),
+        num_steps,
+        num_starts,
+        jax.config.jax_enable_x64,
+    )
+    if identity not in _kept:
+        _kept[identity] = _make(
+            _without_data(plan), optimizer, num_steps, num_starts
+        )
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(identity)
+    return _kept[identity]
+
+
+def _optimizer_fingerprint(plan: Plan, optimizer: optax.GradientTransformation) -> str:
+    params = jax.eval_shape(plan.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+    def update(params: Params) -> Any:
+        return optimizer.update(params, optimizer.init(params), params)
+
+    return fingerprint(jax.make_jaxpr(update)(params))
+
+
+def _without_data(plan: Plan) -> Plan:
+    """The plan with shapes in the place of arrays, fit for keeping."""
+    arguments = plan.analysis.arguments
+    lean = Arguments(arguments.shapes, arguments.static)
+    return replace(plan, analysis=replace(plan.analysis, arguments=lean))
+
+
+def _make(
+    plan: Plan,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    num_starts: int,
+) -> Programs:
+    objective = Objective(plan)
+    decays = {
+        name: plan.choices[name].estimator.decay
+        for name in plan.sites_of(ScoreFunction)
+        if plan.num_particles == 1
+    }
+    size = _numbers_per_draw(plan)
+    batch = int(np.clip(MEMORY // size, 1, 1_000))
+    repeats = int(np.clip(MEMORY // (8 * size * plan.num_particles), 1, 16))
+    full = whole(plan)
+
+    def screen(key: Key, data: Data) -> tuple[State, Info]:
+        kwargs = plan.analysis.arguments.bind(data)
+
+        def start(key: Key) -> tuple[State, Info]:
+            init_key, key = jax.random.split(key)
+            params = initial_params(
+                plan.analysis.model, plan.program, plan.parameters, kwargs, init_key
+            )
+            infos = jax.vmap(lambda k: objective(params, k, data)[1])(
+                jax.random.split(key, repeats)
+            )
+            info = jax.tree.map(lambda x: jnp.mean(x, 0), infos)
+            baselines = {name: info.costs[name] for name in decays}
+            return State(params, optimizer.init(params), baselines), info
+
+        return jax.lax.map(start, jax.random.split(key, num_starts))
+
+    def draws(params: Params, key: Key, index: Any, data: Data, *, values: bool) -> Draw:
+        keys = jax.random.split(jax.random.fold_in(key, index), batch)
+        return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
+
+    return Programs(
+        screen=jax.jit(screen),
+        chunk=jax.jit(
+            make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
+        ),
+        measure=jax.jit(partial(draws, values=False)),
+        sample=jax.jit(partial(draws, values=True)),
+        batch=batch,
+    )
+
+
+def _numbers_per_draw(plan: Plan) -> int:
+    """Roughly how many numbers one evaluation of the model holds."""
+    analysis = plan.analysis
+    values = {n: len(analysis.sites[n].values) for n in plan.marginalized}
+    total = 1
+    for site in analysis.sites.values():
+        reached = analysis.influence.get(site.name, {})
+        times = max([values[n] for n in values if n in reached], default=1)
+        total += prod(site.shape) * times
+    for plate in analysis.subsampled.values():
+        total *= max(plate.size // plate.subsample_size, 1)
+    return total
+
+
+def batched(
+    function: Callable[[Params, Key, Any, Data], Draw],
+    params: Params,
+    key: Key,
+    data: Data,
+    num_batches: int,
+) -> Draw:
+    """Several batches of draws, as NumPy arrays, ``(num_batches * batch, ...)``."""
+    made = [
+        jax.device_get(function(params, key, np.uint32(index), data))
+        for index in range(num_batches)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *made)

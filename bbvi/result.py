@@ -1,0 +1,404 @@
+"""`Fit`: the answer, with its status, its verdict and its draws."""
+
+import enum
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from bbvi._types import Data, Key, Params
+from bbvi.diagnostics import Estimate, Smoothed, elbo, khat_threshold, psis
+from bbvi.objective import Draw, predict, whole
+from bbvi.planning import Plan
+from bbvi.programs import Programs, batched
+
+TRUSTED_ESS = 0.9
+"""Share of effective draws above which the draws need no weights."""
+
+
+class Status(enum.Enum):
+    """How an optimisation ended; each member prints as a sentence."""
+
+    CONVERGED = (
+        "Converged: the iterates hover, and a lower learning rate gains nothing more."
+    )
+    MAX_STEPS = (
+        "Not converged: the largest number of steps was reached. Raise max_steps."
+    )
+    MAX_SECONDS = "Not converged: the time limit was reached. Raise max_seconds."
+    NOT_FINITE = (
+        "Not converged: the bound or its gradient stopped being finite; the last good "
+        "state was kept."
+    )
+    INTERRUPTED = "Not converged: interrupted; this is the fit so far."
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Level(enum.Enum):
+    """What a verdict recommends."""
+
+    TRUST = "Trust the draws"
+    REWEIGHT = "Use the importance-weighted draws"
+    DO_NOT_TRUST = "Do not trust the draws"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to trust a fit; prints as a sentence.
+
+    Attributes:
+        level: The recommendation.
+        reason: Why, as a clause with its figures.
+        remedy: What to try next; empty if nothing is needed.
+    """
+
+    level: Level
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{self.level.value}: {self.reason}.{remedy}"
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened, one entry a chunk of steps.
+
+    Attributes:
+        step: Steps done, `(num_chunks,)`.
+        elbo: Mean estimate of the bound over the chunk.
+        learning_rate: In units of q's own standard deviations.
+        snr: Signal-to-noise ratio of the gradient of each site's parameters.
+        start_elbos: Estimates of the bound at the starts, `(num_starts,)`.
+        note: Details of how it ended.
+    """
+
+    step: NDArray[np.integer]
+    elbo: NDArray[np.floating]
+    learning_rate: NDArray[np.floating]
+    snr: dict[str, NDArray[np.floating]]
+    start_elbos: NDArray[np.floating]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a fit needs to make draws: its plan, its programs and its data."""
+
+    plan: Plan
+    programs: Programs
+    data: Data
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Fit:
+    """The answer of `bbvi.fit`; print it.
+
+    Attributes:
+        status: How the optimisation ended.
+        verdict: Whether to trust it, why, and what to try next.
+        params: Parameters of guide and model, unconstrained.
+        history: Steps, bound, learning rate, gradient signal-to-noise ratios.
+        elbo: The bound on the full data with its Monte-Carlo error.
+        weights: Pareto-smoothed importance weights of the draws behind `elbo`.
+        live: Makes new draws; None for a fit that was loaded without its plan.
+        stored: The draws that came with a loaded fit, and what describes them.
+        key: Key of the fit's draws.
+    """
+
+    status: Status
+    verdict: Verdict
+    params: Params
+    history: History
+    elbo: Estimate
+    weights: Smoothed
+    key: Key
+    live: Live | None
+    stored: dict[str, Any] | None = None
+
+    @property
+    def plan(self) -> Any:
+        """The plan; of a loaded fit its text."""
+        return self.live.plan if self.live else self.stored["plan"]
+
+    @property
+    def khat(self) -> float:
+        """Pareto k-hat of the importance ratios of the whole posterior."""
+        return self.weights.khat
+
+    def draws(
+        self, num_draws: int = 1_000, *, seed: Any = None, reweighted: bool = False
+    ) -> dict[str, NDArray[Any]]:
+        """Draws from the posterior approximation.
+
+        Args:
+            num_draws: How many.
+            seed: An int or a JAX key; default the fit's own draws.
+            reweighted: Whether to resample the draws by their Pareto-smoothed
+                importance weights, as the verdict may recommend.
+
+        Returns:
+            ``{site: (num_draws, *site.shape)}``: latents and deterministics,
+            constrained; discrete sites keep their integer dtype, and sites that were
+            summed out are drawn from their exact conditional.
+
+        Raises:
+            ValueError: A loaded fit has fewer draws, or the weights are useless.
+        """
+        return self._sample(num_draws, seed, reweighted=reweighted).values
+
+    def _sample(self, num_draws: int, seed: Any, *, reweighted: bool) -> Draw:
+        if num_draws < 1:
+            raise ValueError(f"num_draws must be at least 1; found {num_draws}")
+        if self.live is None:
+            made = self._stored_draws(num_draws)
+        else:
+            programs, key = self.live.programs, read_key(seed, self.key)
+            times = -(-num_draws * (4 if reweighted else 1) // programs.batch)
+            made = batched(programs.sample, self.params, key, self.live.data, times)
+        if reweighted:
+            smoothed = psis(made.log_p - made.log_q)
+            if not np.isfinite(smoothed.log_weights).any():
+                raise ValueError("the importance weights are not finite: see verdict")
+            generator = np.random.default_rng(num_draws)
+            weights = np.exp(smoothed.log_weights)
+            rows = generator.choice(len(weights), num_draws, p=weights / weights.sum())
+        else:
+            rows = np.arange(num_draws)
+        return jax.tree.map(lambda x: x[rows], made)
+
+    def _stored_draws(self, num_draws: int) -> Draw:
+        made: Draw = self.stored["draw"]
+        if num_draws > len(made.log_p):
+            raise ValueError(
+                f"the loaded fit has {len(made.log_p)} draws; found "
+                f"num_draws={num_draws}. Save more of them, or load it with its plan: "
+                f"bbvi.load(path, plan=bbvi.plan(model, data))"
+            )
+        return made
+
+    def predict(
+        self, data: Any = None, *, num_draws: int = 1_000, seed: Any = None
+    ) -> dict[str, NDArray[Any]]:
+        """Draws of the observed and deterministic sites, given draws of the latents.
+
+        Args:
+            data: Arguments of the model that differ from those of the fit; observed
+                values among them are ignored. Default: those of the fit.
+            num_draws: How many.
+            seed: An int or a JAX key.
+
+        Returns:
+            ``{site: (num_draws, *shape)}``.
+
+        Raises:
+            ValueError: A loaded fit has no model to predict with.
+        """
+        live = self._live("predict")
+        arguments = live.plan.analysis.arguments
+        kwargs = {**arguments.static, **arguments.arrays, **(data or {})}
+        unknown = set(kwargs) - set(arguments.static) - set(arguments.arrays)
+        if unknown:
+            raise TypeError(f"the model does not take {', '.join(sorted(unknown))}")
+        plan = whole(live.plan)
+        drawn = self.draws(num_draws, seed=seed)
+        latents = {name: drawn[name] for name in plan.analysis.latents}
+        key = jax.random.fold_in(read_key(seed, self.key), 1)
+        arrays = {n: kwargs[n] for n in arguments.arrays if kwargs[n] is not None}
+        static = {n: v for n, v in kwargs.items() if n not in arrays}
+
+        def one(key: Key, latents: Any) -> Any:
+            return predict(plan, self.params, key, {**static, **arrays}, latents)
+
+        keys = jax.random.split(key, num_draws)
+        made = jax.jit(lambda k, v: jax.lax.map(lambda x: one(*x), (k, v)))(keys, latents)
+        return jax.device_get(made)
+
+    def _live(self, verb: str) -> Live:
+        if self.live is None:
+            raise ValueError(
+                f"a loaded fit has no model to {verb} with: load it with its plan, "
+                f"bbvi.load(path, plan=bbvi.plan(model, data))"
+            )
+        return self.live
+
+    def to_arviz(
+        self,
+        num_draws: int = 1_000,
+        *,
+        seed: Any = None,
+        reweighted: bool = False,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        posterior_predictive: bool = False,
+    ) -> Any:
+        """The fit as ArviZ data: `InferenceData` of 0.x, `DataTree` of 1.x.
+
+        Args:
+            num_draws: How many draws, as one chain.
+            seed: An int or a JAX key.
+            reweighted: See `draws`.
+            coords: Labels along dimensions, such as a plate's.
+            dims: Names of the axes of sites; default those of the plates.
+            posterior_predictive: Whether to draw the observed sites anew as well.
+
+        Returns:
+            Groups posterior, sample_stats (``log_p``, ``log_q``), log_likelihood,
+            observed_data, constant_data and, if asked for, posterior_predictive.
+        """
+        from bbvi.export import to_arviz
+
+        made = self._sample(num_draws, seed, reweighted=reweighted)
+        described = self.stored or describe(self.live.plan)
+        predictive = None
+        if posterior_predictive:
+            predictive = self.predict(num_draws=num_draws, seed=seed)
+            predictive = {n: predictive[n] for n in described["observed"]}
+        return to_arviz(
+            made.values,
+            dims={**described["dims"], **(dims or {})},
+            coords=coords,
+            sample_stats={"log_p": made.log_p, "log_q": made.log_q},
+            log_likelihood=made.log_likelihood or None,
+            posterior_predictive=predictive,
+            observed_data=described["observed"] or None,
+            constant_data=described["constant"] or None,
+            attrs={
+                "status": str(self.status),
+                "verdict": str(self.verdict),
+                "elbo": self.elbo.value,
+                "khat": self.khat,
+            },
+        )
+
+    def summary(self, num_draws: int = 4_000, *, seed: Any = None) -> Any:
+        """A table of the posterior, one row an element, as the verdict recommends.
+
+        Args:
+            num_draws: Draws behind it.
+            seed: An int or a JAX key.
+
+        Returns:
+            A data frame: mean, standard deviation, interval; for discrete sites the
+            most frequent value and its probability. The draws are reweighted if the
+            verdict says so.
+        """
+        from bbvi.export import summary
+
+        if self.live is None:
+            num_draws = min(num_draws, len(self.stored["draw"].log_p))
+        reweighted = self.verdict.level is Level.REWEIGHT
+        return summary(self.to_arviz(num_draws, seed=seed, reweighted=reweighted))
+
+    def plot(self) -> Any:
+        """A figure: the bound over the steps, the importance ratios, the marginals."""
+        from bbvi.plots import plot_fit
+
+        made = self._sample(self._num_available(), None, reweighted=False)
+        return plot_fit(
+            self.history.step,
+            self.history.elbo,
+            log_weights=made.log_p - made.log_q,
+            draws=made.values,
+            learning_rates=self.history.learning_rate,
+        )
+
+    def _num_available(self) -> int:
+        return 1_000 if self.live else len(self.stored["draw"].log_p)
+
+    def save(self, path: str | PathLike[str], *, num_draws: int = 1_000) -> None:
+        """Write parameters, draws and what describes them to one ``.npz`` file.
+
+        Args:
+            path: Where; `bbvi.load` reads it. No pickle is involved.
+            num_draws: Draws to keep with it.
+        """
+        from bbvi.saving import save
+
+        save(self, path, num_draws)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                f"status   {self.status}",
+                f"ELBO     {self.elbo}",
+                f"k-hat    {self.khat:.2f}",
+                f"verdict  {self.verdict}",
+            ]
+        )
+
+
+def judge(status: Status, bound: Estimate, weights: Smoothed, num_draws: int) -> Verdict:
+    """The verdict on a fit from its status and the importance ratios of its draws."""
+    threshold = khat_threshold(num_draws)
+    share = weights.ess / num_draws
+    figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
+    if status is not Status.CONVERGED:
+        return Verdict(Level.DO_NOT_TRUST, "the optimisation has not converged", "")
+    if not np.isfinite(bound.value):
+        reason = "the bound is not finite"
+        return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
+    if not weights.khat < threshold:
+        return Verdict(
+            Level.DO_NOT_TRUST,
+            f"{figures}; k-hat should be below {threshold:.2f}",
+            "Try a richer guide, such as guides.FullRank(), or another "
+            "parameterisation.",
+        )
+    if share < TRUSTED_ESS:
+        return Verdict(
+            Level.REWEIGHT,
+            figures,
+            "Type fit.draws(reweighted=True).",
+        )
+    return Verdict(Level.TRUST, figures)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Names of axes, observed values and constants of a model, as NumPy arrays."""
+    analysis = plan.analysis
+    dims = {}
+    for name, site in analysis.sites.items():
+        axes: list[str | None] = [None] * len(site.shape)
+        batch_ndim = len(site.shape) - site.event_dim
+        for plate in map(analysis.plates.__getitem__, site.plates):
+            axes[batch_ndim + plate.dim] = plate.name
+        for i, label in enumerate(site.infer.get("event_dims", ())):
+            axes[batch_ndim + i] = label
+        dims[name] = axes
+    arrays = analysis.arguments.arrays
+    flat = {n: np.asarray(x) for n, x in arrays.items() if not isinstance(x, (dict, list, tuple))}
+    observed = {n: flat[a] for n, a in analysis.observed.items() if a in flat}
+    constant = {n: x for n, x in flat.items() if n not in analysis.observed.values()}
+    return {"dims": dims, "observed": observed, "constant": constant}
+
+
+def read_key(seed: Any, default: Key | None = None) -> Key:
+    """A JAX key from an int or a key.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if seed is None and default is not None:
+        return default
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        return jax.random.key(int(seed))
+    if isinstance(seed, jax.Array):
+        if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
+            return seed
+        if seed.dtype == np.uint32 and seed.shape == (2,):
+            return jax.random.wrap_key_data(seed)
+    raise TypeError(
+        f"seed must be an int or one JAX key (jax.random.key(0)); found "
+        f"{type(seed).__name__} {seed!r}"
+    )
+
+

@@ -1,0 +1,45 @@
+"""What holds for every test: fixed seeds, one precision, no window, no hogged GPU.
+
+x64 is off unless the environment says otherwise (`JAX_ENABLE_X64=1 pytest`); a test
+that needs it turns it on around its own lines, and is caught if it leaves it on.
+"""
+
+import os
+import random
+
+# Read when jax and matplotlib start, hence before the imports below: several workers
+# share one GPU, and no test opens a window.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# No deadline: the first example of a property pays for the compilation.
+hypothesis.settings.register_profile(
+    "bbvi", derandomize=True, deadline=None, max_examples=50, print_blob=True
+)
+hypothesis.settings.load_profile("bbvi")
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds_for_every_test():
+    random.seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _precision_is_left_as_found():
+    before = jax.config.jax_enable_x64
+    yield
+    after = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", before)
+    assert after == before, "the test changed jax_enable_x64 and left it changed"
+
+
+@pytest.fixture
+def key():
+    """A JAX key, the same in every run."""
+    return jax.random.key(0)
