@@ -18,7 +18,7 @@ from bbvi.optimize.loop import Seen, State
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan, plan
-from bbvi.programs import Programs, batched, programs_of
+from bbvi.programs import FRESH, Programs, batched, programs_of
 from bbvi.result import Fit, History, Live, Status, judge, read_key
 
 CHUNK = 100
@@ -111,7 +111,7 @@ def fit(
     size = limits.max_steps // -(-limits.max_steps // CHUNK)
     programs = programs_of(made, optimizer or _ADAM, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
-    driver = _Driver(made, programs, arrays, key, limits, size, begun)
+    driver = _Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
     return driver.run()
 
 
@@ -185,12 +185,12 @@ class _Driver:
     limits: _Limits
     size: int
     begun: float
+    plateaus: Plateaus
     rate: float = 1.0
     num_chunks: int = 0
     steps: int = 0
     note: str = ""
     best: _Candidate | None = None
-    plateaus: Plateaus = field(default_factory=Plateaus)
     rows: list[tuple[int, float, float]] = field(default_factory=list)
     snr: list[dict[str, float]] = field(default_factory=list)
     start_elbos: Any = None
@@ -275,7 +275,7 @@ class _Driver:
             gained = candidate.log_weights - self.best.log_weights
         if gained is None or np.mean(gained) > 0:
             self.best = candidate
-        self.plateaus.reset()
+        self.plateaus.reset(planned=2 * len(self.plateaus.means))
         if gained is not None and np.mean(gained) < TOLERANCE:
             self.note = f"the last plateau gained {np.mean(gained):.3f} nats"
             return state, True
@@ -286,7 +286,7 @@ class _Driver:
     def _measure(self, params: Params) -> _Candidate:
         """Log weights of draws that are common to all candidates."""
         times = max(1, 1_000 // self.programs.batch)
-        made = batched(self.programs.measure, params, self.key, self.data, times)
+        made = batched(self.programs.measure, params, self.key, self.data, times, 0)
         return _Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
 
     def _final(self, state: State, status: Status) -> Params:
@@ -303,9 +303,9 @@ class _Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        key = jax.random.fold_in(self.key, 1)
         times = -(-NUM_DRAWS // self.programs.batch)
-        made = batched(self.programs.measure, params, key, self.data, times)
+        draw, first = self.programs.measure, FRESH
+        made = batched(draw, params, self.key, self.data, times, first)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         rows = np.array(self.rows or [(0, np.nan, self.rate)])
         sites = list(self.snr[0]) if self.snr else []
@@ -324,7 +324,7 @@ class _Driver:
             history=history,
             elbo=bound,
             weights=weights,
-            key=key,
+            key=self.key,
             live=Live(self.plan, self.programs, self.data),
         )
 

@@ -196,7 +196,8 @@ def _landing(
     if not any(_sticks(plan, name) for name in plan.nodes):
         return None
     held = {**jax.tree.map(stop_gradient, given), **draws}
-    return run(plan.program, kwargs, key, held)
+    guide = run(plan.program, kwargs, key, held)
+    return {name: {**site, "intermediates": []} for name, site in guide.items()}
 
 
 def _sticks(plan: Plan, name: str) -> bool:

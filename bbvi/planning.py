@@ -158,8 +158,8 @@ def plan(
         guide: A family, a NumPyro guide function, or None for the default.
         estimators: Overrides by site; also readable from the model's
             ``infer={"bbvi": estimator}``.
-        num_particles: Draws of q a step. Default: 4 with score functions (each is the
-            others' baseline), else 1.
+        num_particles: Draws of q a step. Default: 8 in small models, 1 in large
+            ones, at least 4 with score functions (each is the others' baseline).
 
     Returns:
         The plan; print it. Nothing has been compiled.
@@ -229,9 +229,14 @@ def make_plan(
         num_particles=num_particles or 1,
         fingerprint=digest,
     )
-    if num_particles is None and made.sites_of(ScoreFunction):
-        made = replace(made, num_particles=4)
-    return made
+    return made if num_particles else replace(made, num_particles=_particles(made))
+
+
+def _particles(made: Plan) -> int:
+    """More particles where they are nearly free, and enough to be each other's."""
+    size = made.analysis.num_elements
+    particles = 8 if size <= 1_000 else 4 if size <= 10_000 else 1
+    return max(particles, 4) if made.sites_of(ScoreFunction) else particles
 
 
 def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, str]:

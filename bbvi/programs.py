@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import jax
@@ -32,6 +31,11 @@ KEPT = 32
 """Number of fits whose programs are kept."""
 MEMORY = 2**23
 """Numbers that a batch of draws may hold at once."""
+
+FRESH = 2**31
+"""First batch of draws that no candidate of an optimisation was compared on."""
+SMALL = 4_000
+"""Numbers in a step below which compiling takes longer than running."""
 
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
@@ -112,10 +116,10 @@ def _make(
         for name in plan.sites_of(ScoreFunction)
         if plan.num_particles == 1
     }
-    size = _numbers_per_draw(plan)
+    full = whole(plan)
+    size = full.analysis.num_elements
     batch = int(np.clip(MEMORY // size, 1, 1_000))
     repeats = int(np.clip(MEMORY // (8 * size * plan.num_particles), 1, 16))
-    full = whole(plan)
 
     def screen(key: Key, data: Data) -> tuple[State, Info]:
         kwargs = plan.analysis.arguments.bind(data)
@@ -138,29 +142,25 @@ def _make(
         keys = jax.random.split(jax.random.fold_in(key, index), batch)
         return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
 
+    steps = make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
+    options = _compiler_options(size * plan.num_particles)
     return Programs(
-        screen=jax.jit(screen),
-        chunk=jax.jit(
-            make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
-        ),
-        measure=jax.jit(partial(draws, values=False)),
-        sample=jax.jit(partial(draws, values=True)),
+        screen=jax.jit(screen, compiler_options=options),
+        chunk=jax.jit(steps, compiler_options=options),
+        measure=jax.jit(partial(draws, values=False), compiler_options=options),
+        sample=jax.jit(partial(draws, values=True), compiler_options=options),
         batch=batch,
     )
 
 
-def _numbers_per_draw(plan: Plan) -> int:
-    """Roughly how many numbers one evaluation of the model holds."""
-    analysis = plan.analysis
-    values = {n: len(analysis.sites[n].values) for n in plan.marginalized}
-    total = 1
-    for site in analysis.sites.values():
-        reached = analysis.influence.get(site.name, {})
-        times = max([values[n] for n in values if n in reached], default=1)
-        total += prod(site.shape) * times
-    for plate in analysis.subsampled.values():
-        total *= max(plate.size // plate.subsample_size, 1)
-    return total
+def _compiler_options(size: int) -> dict[str, Any]:
+    """In small models compiling is the cost: the compiler's own effort is cut there.
+
+    Its optimised loops only pay once arrays are large; `benchmarks/` has the figures.
+    """
+    if size > SMALL or jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0}
 
 
 def batched(
@@ -169,10 +169,11 @@ def batched(
     key: Key,
     data: Data,
     num_batches: int,
+    first: int = FRESH,
 ) -> Draw:
     """Several batches of draws, as NumPy arrays, ``(num_batches * batch, ...)``."""
     made = [
         jax.device_get(function(params, key, np.uint32(index), data))
-        for index in range(num_batches)
+        for index in range(first, first + num_batches)
     ]
     return jax.tree.map(lambda *x: np.concatenate(x), *made)

@@ -19,6 +19,8 @@ from bbvi.programs import Programs, batched
 
 TRUSTED_ESS = 0.9
 """Share of effective draws above which the draws need no weights."""
+EVEN_ESS = 0.99
+"""Share above which the weights are so even that the tail of k-hat moves nothing."""
 
 
 class Status(enum.Enum):
@@ -346,7 +348,8 @@ def judge(status: Status, bound: Estimate, weights: Smoothed, num_draws: int) ->
     if not np.isfinite(bound.value):
         reason = "the bound is not finite"
         return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
-    if not weights.khat < threshold:
+    is_even = share >= EVEN_ESS and weights.khat < 1.0
+    if not (weights.khat < threshold or is_even):
         return Verdict(
             Level.DO_NOT_TRUST,
             f"{figures}; k-hat should be below {threshold:.2f}",
@@ -390,7 +393,7 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
     if seed is None and default is not None:
         return default
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        return jax.random.key(int(seed))
+        return _key_of(int(seed))
     if isinstance(seed, jax.Array):
         if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
             return seed
@@ -402,3 +405,10 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
     )
 
 
+
+
+def _key_of(seed: int) -> Key:
+    """``jax.random.key(seed)``, without compiling anything where that is known."""
+    if jax.config.jax_default_prng_impl != "threefry2x32" or not 0 <= seed < 2**32:
+        return jax.random.key(seed)
+    return jax.random.wrap_key_data(np.array([0, seed], np.uint32))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bbvi._types import Data
@@ -28,8 +29,9 @@ class Arguments:
     static: dict[str, Any]
 
     def bind(self, data: Data) -> dict[str, Any]:
-        """Keyword arguments of the model, its arrays taken from ``data``."""
-        return {**self.static, **{name: data[name] for name in self.arrays}}
+        """Keyword arguments of the model, its arrays taken from ``data``, as JAX's."""
+        arrays = {name: data[name] for name in self.arrays}
+        return {**self.static, **jax.tree.map(jnp.asarray, arrays)}
 
     @property
     def shapes(self) -> dict[str, Any]:

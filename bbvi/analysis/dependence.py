@@ -238,7 +238,7 @@ def _gather(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:
 def _scan(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:
     """Inside the body a scanned axis is the loop itself; a carry forgets which turn."""
     body = _open(eqn.params["jaxpr"])
-    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    num_consts, num_carry = _scan_counts(eqn, body)
     loop = ("loop", next(_loops))
     consts = list(reads[:num_consts])
     carry = list(reads[num_consts : num_consts + num_carry])
@@ -265,6 +265,21 @@ def _scan(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:
         if after == carry:
             return carry + [leave(found, 0, 1) for found in outs[num_carry:]]
         carry = after
+
+
+def _scan_counts(eqn: Any, body: Any) -> tuple[int, int]:
+    """How many inputs are constants and how many carries, read off the shapes.
+
+    What is scanned or stacked has one axis less inside; the names of the parameters
+    that say so differ between versions of JAX.
+    """
+
+    def same(outer: Any, inner: Any) -> int:
+        pairs = zip(outer, inner, strict=True)
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
+
+    num_carry = same(eqn.outvars, body.outvars)
+    return same(eqn.invars, body.invars) - num_carry, num_carry
 
 
 def _cond(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,18 @@ class Analysis:
     def subsampled(self) -> dict[str, Plate]:
         """The plates of which a step sees only a minibatch."""
         return {n: p for n, p in self.plates.items() if p.is_subsampled}
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of all sites, each times the values of a finite parent."""
+        total = 0
+        for site in self.sites.values():
+            parents = self.influence.get(site.name, ())
+            finite = (self.sites[n].values for n in parents if n != site.name)
+            total += prod(site.shape) * max(
+                (len(values) for values in finite if values is not None), default=1
+            )
+        return total
 
     def children(self, latent: str) -> list[str]:
         """Cost terms that depend on a latent, its own density included."""

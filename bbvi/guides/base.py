@@ -18,13 +18,10 @@ from numpyro.distributions.transforms import biject_to
 
 from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
-from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import run
 
 INITIAL_SCALE = 0.1
 """Initial standard deviation of a Gaussian factor, unconstrained units."""
-INITIAL_RADIUS = 1.0
-"""Initial locations are uniform within this distance of 0, unconstrained units."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +125,46 @@ def support_of(
     return trace[site.name]["fn"].support
 
 
-def initial_loc(
-    analysis: Analysis, site: Site, kwargs: Mapping[str, Any]
-) -> Callable[[Key], Array]:
-    """Where the location of a site starts: near 0, or at a draw from its prior.
+def prior_centre(
+    analysis: Analysis, names: tuple[str, ...], kwargs: Mapping[str, Any]
+) -> Values:
+    """Prior means of continuous sites given their parents' means, unconstrained.
 
-    A coin decides, so that several starts try both; improper priors start near 0.
+    Where a mean is not known or not finite, the point that 0 is mapped to stands in.
     """
-    shape = unconstrained_shape(analysis, site)
 
-    def init(key: Key) -> Array:
-        coin, near, far = jax.random.split(key, 3)
-        radius = INITIAL_RADIUS
-        zero = jax.random.uniform(near, shape, minval=-radius, maxval=radius)
-        with numpyro.handlers.block():
-            trace = run(draw_improper(analysis.model), kwargs, far, {})
-        fn = trace[site.name]["fn"]
-        prior = biject_to(fn.support).inv(trace[site.name]["value"])
-        if prior.shape != shape or site.distribution == "ImproperUniform":
-            return zero
-        start_at_prior = jax.random.bernoulli(coin) & jnp.all(jnp.isfinite(prior))
-        return jnp.where(start_at_prior, prior, zero)
+    def at_centre(message: dict[str, Any]) -> Any:
+        if message["type"] != "sample" or message["is_observed"]:
+            return None
+        fn, site = message["fn"], analysis.sites[message["name"]]
+        if site.is_discrete:
+            low = 0 if site.values is None else site.values[0]
+            return jnp.full(fn.shape(), low, site.dtype)
+        transform = biject_to(fn.support)
+        centres[site.name] = _finite_mean(fn, transform)
+        return transform(centres[site.name])
 
-    return init
+    centres: Values = {}
+    program = numpyro.handlers.substitute(analysis.model, substitute_fn=at_centre)
+    with numpyro.handlers.block():
+        run(program, kwargs, jax.random.key(0), {})
+    return {name: centres[name] for name in names if name in centres}
+
+
+def _finite_mean(fn: Any, transform: Any) -> Array:
+    zero = jnp.zeros(transform.inverse_shape(fn.shape()))
+    try:
+        mean = transform.inv(jnp.broadcast_to(fn.mean, fn.shape()))
+    except (NotImplementedError, AttributeError, TypeError):
+        return zero
+    return jnp.where(jnp.isfinite(mean), mean, zero)
+
+
+def initial_loc(centre: Array | None, noise: Array) -> Array:
+    """Where the location of a site starts: near 0, or near the centre of its prior.
+
+    The sign of the first noise is the coin that decides, so that starts differ.
+    """
+    if centre is None or centre.shape != noise.shape:
+        return noise
+    return noise + jnp.where(noise.ravel()[:1].sum() > 0, centre, 0.0)

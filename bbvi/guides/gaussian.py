@@ -12,12 +12,13 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Params, Values
+from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
     Guide,
     initial_loc,
+    prior_centre,
     support_of,
     unconstrained_shape,
 )
@@ -83,14 +84,11 @@ class FullRank(Guide):
         def guide(**kwargs: Any) -> Values:
             values: Values = {}
             if dim:
-                starts = [initial_loc(analysis, s, kwargs) for s in continuous]
                 loc = numpyro.param(
                     f"{JOINT}.loc",
-                    lambda key: jnp.concatenate(
-                        [
-                            start(jax.random.fold_in(key, i)).ravel()
-                            for i, start in enumerate(starts)
-                        ]
+                    lambda key: initial_loc(
+                        _flat_centre(analysis, continuous, kwargs),
+                        jax.random.normal(key, (dim,)),
                     ),
                 )
                 scale_tril = numpyro.param(
@@ -123,6 +121,13 @@ class FullRank(Guide):
             turn = to_tril(step[tril])
             moved[tril] = to_tril.inv(scale @ turn)
         return moved
+
+
+def _flat_centre(
+    analysis: Analysis, sites: list[Site], kwargs: dict[str, Any]
+) -> Array:
+    centres = prior_centre(analysis, tuple(site.name for site in sites), kwargs)
+    return jnp.concatenate([centres[site.name].ravel() for site in sites])
 
 
 def _place(

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
+from numpyro.primitives import Messenger
 
-from bbvi._types import Array, Params, Values
+from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
@@ -18,6 +23,7 @@ from bbvi.guides.base import (
     initial_loc,
     is_real,
     minibatch,
+    prior_centre,
     rows,
     support_of,
     unconstrained_shape,
@@ -53,19 +59,30 @@ class MeanField(Guide):
     def program(
         self, analysis: Analysis, names: tuple[str, ...]
     ) -> Callable[..., Any]:
+        sites = [analysis.sites[name] for name in names]
+        continuous = [site for site in sites if not site.is_discrete]
+
         def guide(**kwargs: Any) -> Values:
             indices = minibatch(analysis, names)
+            noise = _standard_normal(continuous)
+            centres = cache(lambda: prior_centre(analysis, names, kwargs))
             values: Values = {}
-            for site in map(analysis.sites.__getitem__, names):
+            for site in sites:
                 if site.is_discrete:
                     values[site.name] = sample_discrete(analysis, site, indices)
-                else:
-                    given = {**indices, **values}
-                    support = support_of(analysis, site, kwargs, given)
-                    init = initial_loc(analysis, site, kwargs)
-                    values[site.name] = _sample_normal(
-                        analysis, site, init, support, indices
-                    )
+                    continue
+                support = support_of(analysis, site, kwargs, {**indices, **values})
+
+                def init(key: Key, site: Site = site) -> Array:
+                    shape = unconstrained_shape(analysis, site)
+                    jitter = noise[site.name]
+                    if jitter.shape != shape:
+                        jitter = jax.random.normal(key, shape)
+                    return initial_loc(centres().get(site.name), jitter)
+
+                values[site.name] = _sample_normal(
+                    analysis, site, support, indices, init, noise[site.name]
+                )
             return values
 
         return guide
@@ -80,22 +97,55 @@ class MeanField(Guide):
         return moved
 
 
+class _Drawn(Messenger):
+    """Give a statement the draw that was made for it, with what led to it."""
+
+    def __init__(self, value: Array, intermediates: list[Any]) -> None:
+        super().__init__()
+        self.value, self.intermediates = value, intermediates
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample":
+            msg["value"], msg["intermediates"] = self.value, self.intermediates
+
+
+def _standard_normal(sites: list[Site]) -> Values:
+    """Noise for all sites from one call, as random numbers are slow to compile."""
+    shapes = [biject_to(site.support).inverse_shape(site.shape) for site in sites]
+    if not shapes:
+        return {}
+    flat = jax.random.normal(numpyro.prng_key(), (sum(map(prod, shapes)),))
+    ends = list(accumulate(map(prod, shapes)))
+    return {
+        site.name: flat[end - prod(shape) : end].reshape(shape)
+        for site, shape, end in zip(sites, shapes, ends, strict=True)
+    }
+
+
 def _sample_normal(
-    analysis: Analysis, site: Site, init: Any, support: Any, indices: Values
+    analysis: Analysis,
+    site: Site,
+    support: Any,
+    indices: Values,
+    init: Callable[[Key], Array],
+    noise: Array,
 ) -> Array:
     shape = unconstrained_shape(analysis, site)
-    loc = numpyro.param(f"{site.name}.loc", init)
-    scale = numpyro.param(
+    whole_loc = numpyro.param(f"{site.name}.loc", init)
+    whole_scale = numpyro.param(
         f"{site.name}.scale",
         lambda _: jnp.full(shape, INITIAL_SCALE),
         constraint=constraints.positive,
     )
-    base = dist.Normal(
-        rows(analysis, site, loc, indices), rows(analysis, site, scale, indices)
-    )
+    loc = rows(analysis, site, whole_loc, indices)
+    scale = rows(analysis, site, whole_scale, indices)
+    base, draw = dist.Normal(loc, scale), loc + scale * noise
     if is_real(site):
-        return numpyro.sample(site.name, base.to_event(site.event_dim))
+        with _Drawn(draw, []):
+            return numpyro.sample(site.name, base.to_event(site.event_dim))
     transform = biject_to(support)
-    inner = transform.domain.event_dim
-    factor = dist.TransformedDistribution(base.to_event(inner), transform)
-    return numpyro.sample(site.name, factor.to_event(site.event_dim - factor.event_dim))
+    inner = base.to_event(transform.domain.event_dim)
+    factor = dist.TransformedDistribution(inner, transform)
+    factor = factor.to_event(site.event_dim - factor.event_dim)
+    with _Drawn(transform(draw), [[draw, None]]):
+        return numpyro.sample(site.name, factor)

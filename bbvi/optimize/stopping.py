@@ -1,10 +1,11 @@
 """When has an optimisation converged? `Plateaus` decides, on the host, between chunks.
 
-At a fixed rate the iterates drift, then hover. They hover when R-hat over the chunks of
-a window, means and variances of the iterates, is close to 1. The average of that window
-is then the candidate at this rate, the rate is lowered, and the next candidate is
-compared with it on common random numbers. When lowering the rate gains less than the
-tolerance, the fit has converged.
+At the first rate the iterates drift, then hover. They hover when R-hat over the chunks
+of a window, means and variances of the iterates, is close to 1. The average of that
+window is the first candidate. From it a lower rate runs for longer, which needs no
+R-hat as it begins where the iterates hover, and its average is the next candidate. When
+the step from one candidate to the next gains less than the tolerance, measured on
+common random numbers, the fit has converged.
 
 References: Welandawe, Andersen, Vehtari and Huggins (2024), A framework for improving
 the reliability of black-box variational inference, algorithm 2 (stationarity by
@@ -26,6 +27,8 @@ class Plateaus:
     """Chunks seen at the present rate, and whether they hover.
 
     Attributes:
+        size: Steps in a chunk.
+        planned: Chunks after which to take the average; 0 waits until they hover.
         threshold: R-hat below which the iterates hover.
         min_chunks: Fewest chunks in a window.
         quantile: Of R-hat over parameters that must be below the threshold.
@@ -33,6 +36,8 @@ class Plateaus:
         variances: Their variances.
     """
 
+    size: int
+    planned: int = 0
     threshold: float = 1.1
     min_chunks: int = 4
     quantile: float = 0.99
@@ -45,14 +50,14 @@ class Plateaus:
         self.variances.append(variance)
 
     def window(self) -> int | None:
-        """Number of latest chunks over which the iterates hover, or None."""
+        """Number of latest chunks whose average is a candidate, or None."""
         count = len(self.means)
-        sizes = {count // 2, (3 * count) // 4, count} if count >= self.min_chunks else ()
-        for size in sorted(sizes, reverse=True):
+        if self.planned:
+            return (3 * count) // 4 if count >= self.planned else None
+        for size in (count, (3 * count) // 4, count // 2):
             if size >= self.min_chunks:
                 means = np.stack(self.means[-size:])
-                variances = np.stack(self.variances[-size:])
-                rhat = split_rhat(means, variances, np.ones(size) * 100)
+                rhat = split_rhat(means, np.stack(self.variances[-size:]), self.size)
                 if np.quantile(rhat, self.quantile) <= self.threshold:
                     return size
         return None
@@ -61,7 +66,8 @@ class Plateaus:
         """Mean of the iterates over the latest ``size`` chunks."""
         return np.mean(self.means[-size:], axis=0)
 
-    def reset(self) -> None:
-        """Forget the chunks: the rate has changed."""
+    def reset(self, planned: int = 0) -> None:
+        """Forget the chunks: the rate has changed, and ``planned`` ones follow."""
+        self.planned = planned
         self.means.clear()
         self.variances.clear()

@@ -1,0 +1,7 @@
+"""``python -m bbvi``."""
+
+import sys
+
+from bbvi.cli import main
+
+sys.exit(main())

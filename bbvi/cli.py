@@ -1,0 +1,168 @@
+"""The command line: ``bbvi fit FILE[:model]`` and ``bbvi plan FILE[:model]``.
+
+``FILE`` is a Python file with a function ``model`` and a function ``data()``; ``--data``
+gives the data as JSON (a mapping of the arguments) or as CSV (its columns) instead. A
+function ``guide`` in the file is used as the guide.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import bbvi
+from bbvi import guides
+
+GUIDES = {"mean-field": guides.MeanField, "full-rank": guides.FullRank}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Default those of the process.
+
+    Returns:
+        The exit status: 0 for a fit that may be used, 1 for one that may not (not
+        converged, or a verdict not to trust it), 2 for bad input.
+
+    Example:
+        >>> import bbvi.cli
+        >>> bbvi.cli.main(["plan", "missing.py"])
+        2
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, AttributeError) as error:
+        print(f"bbvi: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bbvi",
+        description="Black-box variational inference for NumPyro models.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    plan = commands.add_parser("plan", help="print the plan of a model, fit nothing")
+    fit = commands.add_parser("fit", help="fit a model and write it for ArviZ")
+    for command, run in ((plan, _plan), (fit, _fit)):
+        command.set_defaults(run=run)
+        command.add_argument(
+            "file", metavar="FILE[:MODEL]", help="Python file; MODEL defaults to model"
+        )
+        command.add_argument(
+            "--data", metavar="FILE", help="JSON or CSV; default data() of FILE"
+        )
+        command.add_argument(
+            "--guide", choices=sorted(GUIDES), help="family; default chosen"
+        )
+    fit.add_argument("--seed", type=int, default=0, help="default 0")
+    fit.add_argument("--max-steps", type=int, help="limit on steps")
+    fit.add_argument("--max-seconds", type=float, help="limit on time")
+    fit.add_argument("--output", metavar="FILE", help="netCDF; default MODEL.nc")
+    fit.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> int:
+    model, data, guide, _ = _read(options)
+    print(bbvi.plan(model, data, guide=guide))
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    model, data, guide, path = _read(options)
+    plan = bbvi.plan(model, data, guide=guide)
+    print(plan, flush=True)
+    print(flush=True)
+    fit = bbvi.fit(
+        model,
+        data,
+        guide=guide,
+        seed=options.seed,
+        max_steps=options.max_steps,
+        max_seconds=options.max_seconds,
+        progress=not options.quiet,
+    )
+    output = pathlib.Path(options.output or f"{path.stem}.nc")
+    _write(fit, output)
+    print()
+    print(_text(fit))
+    print()
+    print(fit)
+    print(f"written  {output}")
+    return 1 if fit.verdict.level is bbvi.Level.DO_NOT_TRUST else 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, pathlib.Path]:
+    """Model, data and guide, and the path of the model's file."""
+    name, _, attribute = options.file.partition(":")
+    path = pathlib.Path(name)
+    module = _import(path)
+    model = _member(module, attribute or "model", path)
+    data = _read_data(pathlib.Path(options.data)) if options.data else None
+    if data is None:
+        data = _member(module, "data", path)()
+    guide = GUIDES[options.guide]() if options.guide else getattr(module, "guide", None)
+    return model, data, guide, path
+
+
+def _import(path: pathlib.Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _member(module: ModuleType, name: str, path: pathlib.Path) -> Any:
+    if not callable(getattr(module, name, None)):
+        raise AttributeError(
+            f"{path} has no function {name!r}: FILE needs model(...) and data(), or "
+            f"name another model with FILE:MODEL and the data with --data"
+        )
+    return getattr(module, name)
+
+
+def _read_data(path: pathlib.Path) -> dict[str, Any]:
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix != ".csv":
+        raise ValueError(f"--data must be a .json or .csv file; found {str(path)!r}")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {
+            name: np.array([json.loads(row[name]) for row in rows]) for name in rows[0]
+        }
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path} must have a header and rows of numbers ({error})"
+        ) from error
+
+
+def _write(fit: Any, path: pathlib.Path) -> None:
+    from bbvi.export import to_netcdf
+
+    reweighted = fit.verdict.level is bbvi.Level.REWEIGHT
+    tree = fit.to_arviz(reweighted=reweighted, posterior_predictive=True)
+    to_netcdf(tree, path)
+
+
+def _text(fit: Any) -> str:
+    """The summary, shortened to what fits on a screen."""
+    table = fit.summary()
+    return table.to_string(max_rows=40, float_format=lambda x: f"{x:.4g}")
