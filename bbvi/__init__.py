@@ -2,11 +2,13 @@
 
 from bbvi import estimators, guides
 from bbvi.analysis import Analysis, analyze
+from bbvi.choosing import Choice
 from bbvi.fitting import fit
+from bbvi.loading import load
 from bbvi.objective import loss
-from bbvi.planning import Choice, Plan, PlanError, plan
-from bbvi.result import Fit, Level, Status, Verdict
-from bbvi.saving import load
+from bbvi.planning import Plan, PlanError, plan
+from bbvi.result import Fit
+from bbvi.verdict import Level, Status, Verdict
 
 __all__ = [
     "Analysis",

@@ -1,8 +1,8 @@
 """The command line: ``bbvi fit FILE[:model]`` and ``bbvi plan FILE[:model]``.
 
-``FILE`` is a Python file with a function ``model`` and a function ``data()``; ``--data``
-gives the data as JSON (a mapping of the arguments) or as CSV (its columns) instead. A
-function ``guide`` in the file is used as the guide.
+``FILE`` is a Python file with a function ``model`` and a function ``data()``. Instead
+of the latter, ``--data`` gives the data as JSON (a mapping of the arguments) or as CSV
+(its columns). A function ``guide`` in the file is used as the guide.
 """
 
 import argparse
@@ -17,10 +17,19 @@ from typing import Any
 
 import numpy as np
 
-import bbvi
-from bbvi import guides
+from bbvi.fitting import fit as fit_model
+from bbvi.guides import FullRank, MeanField
+from bbvi.planning import plan as plan_model
+from bbvi.verdict import Level
 
-GUIDES = {"mean-field": guides.MeanField, "full-rank": guides.FullRank}
+GUIDES = {"mean-field": MeanField, "full-rank": FullRank}
+"""Families by their names on the command line."""
+MAX_ROWS = 40
+"""Rows of the summary that are printed."""
+MAX_TABLES = 3
+"""Discrete elements whose whole distribution is printed."""
+BAR = 40
+"""Width of the longest bar."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,16 +84,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> int:
     model, data, guide, _ = _read(options)
-    print(bbvi.plan(model, data, guide=guide))
+    print(plan_model(model, data, guide=guide))
     return 0
 
 
 def _fit(options: argparse.Namespace) -> int:
     model, data, guide, path = _read(options)
-    plan = bbvi.plan(model, data, guide=guide)
-    print(plan, flush=True)
+    print(plan_model(model, data, guide=guide), flush=True)
     print(flush=True)
-    fit = bbvi.fit(
+    fit = fit_model(
         model,
         data,
         guide=guide,
@@ -95,12 +103,9 @@ def _fit(options: argparse.Namespace) -> int:
     )
     output = pathlib.Path(options.output or f"{path.stem}.nc")
     _write(fit, output)
-    print()
-    print(_text(fit))
-    print()
-    print(fit)
+    print(*("", _summary(fit), *_distributions(fit), "", fit), sep="\n")
     print(f"written  {output}")
-    return 1 if fit.verdict.level is bbvi.Level.DO_NOT_TRUST else 0
+    return 1 if fit.verdict.level is Level.DO_NOT_TRUST else 0
 
 
 def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, pathlib.Path]:
@@ -157,12 +162,43 @@ def _read_data(path: pathlib.Path) -> dict[str, Any]:
 def _write(fit: Any, path: pathlib.Path) -> None:
     from bbvi.export import to_netcdf
 
-    reweighted = fit.verdict.level is bbvi.Level.REWEIGHT
+    reweighted = fit.verdict.level is Level.REWEIGHT
     tree = fit.to_arviz(reweighted=reweighted, posterior_predictive=True)
     to_netcdf(tree, path)
 
 
-def _text(fit: Any) -> str:
+def _summary(fit: Any) -> str:
     """The summary, shortened to what fits on a screen."""
     table = fit.summary()
-    return table.to_string(max_rows=40, float_format=lambda x: f"{x:.4g}")
+    return (
+        table.astype(object)
+        .where(table.notna(), "")
+        .to_string(max_rows=MAX_ROWS, formatters={c: _number for c in table.columns})
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _distributions(fit: Any) -> list[str]:
+    """The likeliest values of the first few discrete elements, with bars."""
+    lines = []
+    reweighted = fit.verdict.level is Level.REWEIGHT
+    shown = 0
+    for name, draws in fit.draws(4_000, reweighted=reweighted).items():
+        if draws.dtype.kind not in "iub" or draws.size == 0:
+            continue
+        elements = draws.reshape(len(draws), -1).T
+        for index, element in enumerate(elements[: MAX_TABLES - shown]):
+            where = np.unravel_index(index, draws.shape[1:])
+            label = f"{name}{[int(i) for i in where] if where else ''}"
+            values, counts = np.unique(element, return_counts=True)
+            likely = np.sort(np.argsort(counts)[::-1][:8])
+            lines += ["", f"{label}, its {len(likely)} likeliest values"]
+            for value, share in zip(values[likely], counts[likely], strict=True):
+                share = share / len(element)
+                bar = "#" * round(BAR * share * len(element) / counts.max())
+                lines.append(f"  {value:>8}  {share:6.3f}  {bar}")
+            shown += 1
+    return lines

@@ -1,4 +1,4 @@
-"""`fit`: from a model and its data to a `Fit`. The only module that knows everything."""
+"""`fit`: from a model and its data to a `Fit`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +19,8 @@ from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan, plan
 from bbvi.programs import FRESH, Programs, batched, programs_of
-from bbvi.result import Fit, History, Live, Status, judge, read_key
+from bbvi.result import Fit, History, Live, read_key
+from bbvi.verdict import Status, judge
 
 CHUNK = 100
 """Steps between two looks of the host."""
@@ -330,7 +331,9 @@ class _Driver:
 
     def _first_bad(self, state: State) -> str:
         _, infos = jax.device_get(self.programs.screen(self.key, self.data))
-        return f"first term that was not finite: {_first_term(infos.terms) or 'unknown'}"
+        return (
+            f"first term that was not finite: {_first_term(infos.terms) or 'unknown'}"
+        )
 
 
 def _is_finite(seen: Seen) -> bool:

@@ -65,7 +65,9 @@ class Node:
 
     def as_site(self) -> Site:
         """An auxiliary statement in the place of a site of the model."""
-        support = constraints.nonnegative_integer if self.is_discrete else constraints.real
+        support = (
+            constraints.nonnegative_integer if self.is_discrete else constraints.real
+        )
         return Site(
             self.name, "auxiliary", self.factor, self.shape, 0, self.dtype, (), support
         )
@@ -266,7 +268,9 @@ def initial_params(
     """Initial values that guide and model give their parameters, unconstrained."""
     guide_key, model_key = jax.random.split(key)
     guide = run(program, kwargs, guide_key, {})
-    draws = {n: s["value"] for n, s in guide.items() if s["type"] in ("sample", "plate")}
+    draws = {
+        n: s["value"] for n, s in guide.items() if s["type"] in ("sample", "plate")
+    }
     found = guide
     if any(name not in guide for name in parameters):
         found = {**run(model, kwargs, model_key, draws), **guide}

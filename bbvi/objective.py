@@ -2,12 +2,11 @@
 
 Everything here is pure and runs inside the compiled program. `Objective` draws the
 particles, which share a minibatch, and adds to the bound, for the gradient only, the
-surrogates of the sites that are not differentiated through; `draw` is one posterior
-draw with its log densities.
+surrogates of the sites that are not differentiated through.
 """
 
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +17,11 @@ from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import Array, Data, Key, Params, Values
-from bbvi.analysis import analyze
 from bbvi.analysis.tracing import Trace, log_density, refine, run, scaled, unmask
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.score import leave_one_out, reached_cost
-from bbvi.estimators.summation import MARGINAL, model_terms, value_table
-from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide, with_full_plates
+from bbvi.estimators.summation import model_terms
+from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide
 from bbvi.planning import Plan
 
 Costs = dict[str, Array]
@@ -156,9 +154,7 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
     values = {**given, **draws}
     analysis = plan.analysis
     terms, model = model_terms(analysis, plan.marginalized, kwargs, model_key, values)
-    reached = {
-        term: found for term, found in plan.influence.items() if term in terms
-    }
+    reached = {term: found for term, found in plan.influence.items() if term in terms}
     surrogate = jnp.zeros(())
     for name in plan.sites_of(LocalExpectation):
 
@@ -219,17 +215,17 @@ def _guide_term(
     masked = mirrored and isinstance(model[name]["fn"], MaskedDistribution)
     known = None if masked else entropy(site)
     if not pathwise:
-        term = -stop_gradient(_log_q(site, model.get(name) if masked else None))
+        term = -stop_gradient(log_q_of(site, model.get(name) if masked else None))
     elif landing is not None and _sticks(plan, name):
-        term = -_log_q(landing[name], model.get(name) if masked else None)
+        term = -log_q_of(landing[name], model.get(name) if masked else None)
     elif known is not None:
         term = known
     else:
-        term = -_log_q(site, model.get(name) if masked else None)
+        term = -log_q_of(site, model.get(name) if masked else None)
     return scaled(term, model[name] if mirrored else site)
 
 
-def _log_q(site: Any, masking: Any) -> Array:
+def log_q_of(site: Any, masking: Any) -> Array:
     """Log density of a statement of the guide, under the mask of the model's site."""
     if masking is None:
         return log_density(site)
@@ -275,7 +271,7 @@ def _local_expectation(
     mirrored = plan.guide.mirrors_model
     own_cost = -scaled(log_q, model[name] if mirrored else site)
     if mirrored and isinstance(model[name]["fn"], MaskedDistribution):
-        own_cost = own_cost * (_log_q({**site, "value": value}, model[name]) != 0)
+        own_cost = own_cost * (log_q_of({**site, "value": value}, model[name]) != 0)
     return jnp.sum(jnp.exp(log_q) * stop_gradient(costs + own_cost))
 
 
@@ -289,125 +285,3 @@ def _one_at_a_time(shape: tuple[int, ...], axes: list[int]) -> Array:
         num, *(size if a in axes else 1 for a, size in enumerate(shape))
     )
     return jnp.broadcast_to(eye, (num, *shape))
-
-
-class Draw(NamedTuple):
-    """One draw of q, or many along a leading axis.
-
-    Attributes:
-        values: Latents, deterministics and their values; discrete ones too.
-        log_p: Log joint, sites that were summed out summed.
-        log_q: Log density of q.
-        log_likelihood: Unsummed log density of every observed site; a site that was
-            summed out on its own with one observation each is summed here too.
-    """
-
-    values: Values
-    log_p: Array
-    log_q: Array
-    log_likelihood: Values
-
-
-def whole(plan: Plan) -> Plan:
-    """The plan over all elements of its subsampled plates, for draws and diagnostics."""
-    analysis = plan.analysis
-    if not analysis.subsampled:
-        return plan
-    full = analyze(
-        with_full_plates(analysis.model, analysis),
-        {**analysis.arguments.static, **analysis.arguments.arrays},
-    )
-    names = tuple(name for name in full.latents if name not in plan.marginalized)
-    program = with_full_plates(plan.guide.program(full, names), analysis)
-    return replace(plan, analysis=full, program=program)
-
-
-def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> Draw:
-    """One draw of q with its log densities.
-
-    Args:
-        plan: Over whole plates, see `whole`.
-        params: Unconstrained parameters.
-        key: Of the draw.
-        data: The model's arguments.
-        values: Whether to return the sites' values; sites that were summed out are
-            then drawn from their exact conditional, one after the other.
-
-    Returns:
-        The draw.
-    """
-    guide_key, model_key, key = jax.random.split(key, 3)
-    kwargs = plan.analysis.arguments.bind(data)
-    constrained = constrain(plan.parameters, params)
-    guide = run_guide(plan.program, kwargs, guide_key, constrained)
-    draws = {name: guide[name]["value"] for name in plan.nodes}
-    given = {**constrained, **draws}
-    terms, model = model_terms(
-        plan.analysis, plan.marginalized, kwargs, model_key, given
-    )
-    log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
-    log_q = jnp.zeros(())
-    for name in plan.nodes:
-        masked = plan.guide.mirrors_model and name in model
-        masked = masked and isinstance(model[name]["fn"], MaskedDistribution)
-        log_q += jnp.sum(_log_q(guide[name], model[name] if masked else None))
-    if not values:
-        return Draw({}, log_p, log_q, {})
-    for name in plan.marginalized:
-        others = {n: _first(plan, n) for n in plan.marginalized if n not in given}
-        table = value_table(
-            plan.analysis, name, kwargs, model_key, {**others, **given}
-        )
-        key, this = jax.random.split(key)
-        site = plan.analysis.sites[name]
-        index = jax.random.categorical(this, table, axis=0)
-        given[name] = jnp.asarray(site.values, site.dtype)[index]
-    model = run(plan.analysis.model, kwargs, model_key, given)
-    wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
-    shown = {n: model[n]["value"] for n in wanted}
-    return Draw(shown, log_p, log_q, _log_likelihood(plan, model, terms))
-
-
-def _log_likelihood(plan: Plan, model: Trace, terms: Costs) -> Values:
-    analysis = plan.analysis
-    found = {}
-    for name in analysis.of_kind("observed"):
-        term = log_density(model[name])
-        for summed in plan.marginalized:
-            if analysis.children(summed) == [summed, name]:
-                total = terms[MARGINAL.format(summed)]
-                term = total if total.shape == term.shape else term
-        found[name] = term
-    return found
-
-
-def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> Values:
-    """Observed and deterministic sites of the model, drawn anew given latents.
-
-    Args:
-        plan: Over whole plates.
-        params: Unconstrained parameters.
-        key: Of the draws.
-        data: The model's arguments, not needed to be those of the fit.
-        drawn: One draw of the latent sites.
-
-    Returns:
-        Values by site.
-    """
-    given = {**constrain(plan.parameters, params), **drawn}
-    model = handlers.uncondition(plan.analysis.model)
-    trace = run(model, data, key, given)
-    kinds = {n: s.kind for n, s in plan.analysis.sites.items()}
-    return {
-        name: site["value"]
-        for name, site in trace.items()
-        if kinds.get(name) in ("observed", "deterministic")
-    }
-
-
-_SHOWN = ("latent", "deterministic")
-
-
-def _first(plan: Plan, name: str) -> Array:
-    site = plan.analysis.sites[name]
-    return jnp.full(site.shape, site.values[0], site.dtype)

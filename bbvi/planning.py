@@ -1,8 +1,4 @@
-"""`plan`: one sound estimator for every latent site, with reasons.
-
-The order of `PREFERENCE` is the rule: the first estimator that does not refuse a site,
-and whose cost is affordable, is chosen; every other one leaves its reason.
-"""
+"""`plan`: a guide and one sound estimator for every latent site, with reasons."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,52 +7,20 @@ from typing import Any
 
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
-from bbvi.analysis.dependence import Influences, coupled_axes
+from bbvi.analysis.dependence import Influences
 from bbvi.analysis.structure import name_of, table
-from bbvi.estimators import (
-    Estimator,
-    LocalExpectation,
-    Marginalized,
-    Reparameterized,
-    ScoreFunction,
-    Situation,
-)
+from bbvi.choosing import Choice, choose, situation_of, sum_out
+from bbvi.estimators import Estimator, Marginalized, ScoreFunction
 from bbvi.guides import Custom, FullRank, Guide, MeanField
 from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import Node, initial_params, joint_influence, read_guide
 
-PREFERENCE: tuple[Estimator, ...] = (
-    Marginalized(),
-    LocalExpectation(),
-    Reparameterized(),
-    ScoreFunction(),
-)
-"""Estimators in the order in which they are tried."""
-MAX_VALUES = 1_024
-"""Most evaluations that a site may cost when its elements are summed together."""
-MAX_COUPLED = 16
-"""Most evaluations that a site with coupled elements may cost."""
 FULL_RANK_DIM = 50
 """Largest dimension for which the full-rank Gaussian is the default."""
 
 
 class PlanError(ValueError):
     """No sound plan: names every site, why, and what to type instead."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The estimator of one site.
-
-    Attributes:
-        estimator: The one chosen.
-        reason: Why.
-        rejected: Why not, for every other estimator.
-    """
-
-    estimator: Estimator
-    reason: str
-    rejected: dict[Estimator, str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,7 +156,7 @@ def make_plan(
     if num_particles is not None and num_particles < 1:
         problems.append(f"num_particles must be at least 1; found {num_particles}")
     _raise_if(analysis, problems)
-    choices, not_summed = _sum_out(analysis, family, overrides, problems)
+    choices, not_summed = sum_out(analysis, family, overrides, problems)
     _raise_if(analysis, problems)
     marginalized = tuple(choices)
     names = tuple(name for name in analysis.latents if name not in marginalized)
@@ -212,9 +176,9 @@ def make_plan(
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:
         if name not in choices:
-            situation = _situation(analysis, family, nodes[name], influence, feeds)
+            situation = situation_of(analysis, family, nodes[name], influence, feeds)
             why_not = not_summed.get(name, "not a site of the model")
-            choice = _choose(situation, overrides.get(name), why_not, problems)
+            choice = choose(situation, overrides.get(name), why_not, problems)
             choices[name] = choice
     _raise_if(analysis, problems)
     made = Plan(
@@ -260,7 +224,9 @@ def _as_guide(guide: Any, problems: list[str]) -> Guide | None:
     if guide is None or isinstance(guide, Guide):
         return guide
     if isinstance(guide, type) and issubclass(guide, Guide):
-        problems.append(f"guide is the class {guide.__name__}: write {guide.__name__}()")
+        problems.append(
+            f"guide is the class {guide.__name__}: write {guide.__name__}()"
+        )
         return None
     if callable(guide):
         return Custom(guide)
@@ -295,130 +261,6 @@ def _read_overrides(
                 f"sites are {', '.join(analysis.latents)}"
             )
     return overrides
-
-
-def _sum_out(
-    analysis: Analysis,
-    family: Guide | None,
-    overrides: dict[str, Estimator],
-    problems: list[str],
-) -> tuple[dict[str, Choice], dict[str, str]]:
-    """Choices of the sites that are summed out; why not, for all other sites."""
-    choices: dict[str, Choice] = {}
-    refusals: dict[str, str] = {}
-    estimator = Marginalized()
-    for name, site in analysis.latents.items():
-        override = overrides.get(name)
-        wanted = isinstance(override, Marginalized)
-        terms = analysis.children(name)
-        summed = (n for n in choices if set(analysis.children(n)) & set(terms))
-        drawn = isinstance(family, Custom) and not wanted
-        situation = Situation(
-            site=site,
-            factor="the guide's own" if drawn else "",
-            coupled=_num_coupled(site.shape, name, analysis.influence),
-            scales=tuple({analysis.sites[term].scale for term in terms}),
-            neighbours=tuple(summed),
-        )
-        refusal = estimator.refusal(situation)
-        if refusal is None and situation.num_values > MAX_VALUES and not wanted:
-            refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
-        if refusal is None and (override is None or wanted):
-            reason = "as asked" if wanted else estimator.reason(situation)
-            choices[name] = Choice(estimator, reason, _after(estimator))
-        elif wanted:
-            problems.append(
-                f"{site.describe} cannot use Marginalized(): {refusal}. Leave the "
-                f"override out, and the best sound estimator is chosen"
-            )
-        else:
-            refusals[name] = refusal or f"overridden by {override!r}"
-    return choices, refusals
-
-
-def _after(chosen: Estimator) -> dict[Estimator, str]:
-    """The estimators behind the chosen one in the order of preference."""
-    kinds = [type(estimator) for estimator in PREFERENCE]
-    rest = PREFERENCE[kinds.index(type(chosen)) + 1 :]
-    return {e: f"{type(chosen).__name__} is preferred" for e in rest}
-
-
-def _num_coupled(
-    shape: tuple[int, ...], name: str, influence: Mapping[str, Influences]
-) -> int:
-    """How many elements of a site share cost terms; 1 if each has its own."""
-    axes: set[int] = set()
-    for found in influence.values():
-        if name in found:
-            axes |= set(coupled_axes(found[name], shape))
-    return prod(shape[axis] for axis in axes)
-
-
-def _situation(
-    analysis: Analysis,
-    family: Guide,
-    node: Node,
-    influence: dict[str, Influences],
-    feeds: dict[str, tuple[str, ...]],
-) -> Situation:
-    site = analysis.latents.get(node.name) or node.as_site()
-    joint = ""
-    if isinstance(family, FullRank) and not site.is_discrete:
-        joint = next(n for n in feeds if node.name in feeds[n])
-    return Situation(
-        site=site,
-        factor="Normal" if joint else node.factor,
-        is_differentiable=node.is_differentiable,
-        support_moves=node.support_moves and not joint,
-        guide_is_custom=isinstance(family, Custom),
-        joint=joint,
-        influence={t: f for t, f in influence.items() if node.name in f},
-        coupled=_num_coupled(node.shape, node.name, influence),
-        feeds=feeds[node.name],
-        has_entropy=node.has_entropy or bool(joint),
-    )
-
-
-def _choose(
-    situation: Situation,
-    override: Estimator | None,
-    not_summed: str,
-    problems: list[str],
-) -> Choice | None:
-    """The first sound and affordable estimator, or the override if it is sound."""
-    rejected: dict[Estimator, str] = {PREFERENCE[0]: not_summed}
-    sound: list[Estimator] = []
-    for estimator in PREFERENCE[1:]:
-        refusal = estimator.refusal(situation)
-        if refusal is None:
-            sound.append(estimator)
-        else:
-            rejected[estimator] = refusal
-    names = " or ".join(f"estimators.{e!r}" for e in sound)
-    where = situation.site.describe
-    if override is not None:
-        refusal = override.refusal(situation)
-        if refusal is not None:
-            remedy = f"Use {names}" if sound else "No estimator is sound here"
-            problems.append(f"{where} cannot use {override!r}: {refusal}. {remedy}")
-            return None
-        for estimator in sound:
-            rejected.setdefault(estimator, f"overridden by {override!r}")
-        kept = {e: r for e, r in rejected.items() if type(e) is not type(override)}
-        return Choice(override, f"as asked; {override.reason(situation)}", kept)
-    for estimator in sound:
-        limit = MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
-        cost = estimator.cost(situation)
-        if cost <= limit or estimator is sound[-1]:
-            reason = estimator.reason(situation)
-            return Choice(estimator, reason, {**_after(estimator), **rejected})
-        rejected[estimator] = f"{cost} further evaluations, more than {limit}"
-    reasons = "; ".join(f"{type(e).__name__}: {why}" for e, why in rejected.items())
-    problems.append(
-        f"{where} has no sound estimator ({reasons}). Write a guide whose factor for "
-        f"it can be summed, differentiated or scored"
-    )
-    return None
 
 
 def _raise_if(analysis: Analysis, problems: list[str]) -> None:

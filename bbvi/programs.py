@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bbvi._types import Array, Data, Key, Params
+from bbvi._types import Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
+from bbvi.drawing import Draw, draw, whole
 from bbvi.estimators import ScoreFunction
 from bbvi.joint import initial_params
-from bbvi.objective import Draw, Info, Objective, draw, whole
+from bbvi.objective import Info, Objective
 from bbvi.optimize.loop import Chunk, State, make_chunk
 from bbvi.planning import Plan
 
@@ -79,9 +80,7 @@ def programs_of(
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
-        _kept[identity] = _make(
-            _without_data(plan), optimizer, num_steps, num_starts
-        )
+        _kept[identity] = _make(_without_data(plan), optimizer, num_steps, num_starts)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)
@@ -138,7 +137,9 @@ def _make(
 
         return jax.lax.map(start, jax.random.split(key, num_starts))
 
-    def draws(params: Params, key: Key, index: Any, data: Data, *, values: bool) -> Draw:
+    def draws(
+        params: Params, key: Key, index: Any, data: Data, *, values: bool
+    ) -> Draw:
         keys = jax.random.split(jax.random.fold_in(key, index), batch)
         return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
 

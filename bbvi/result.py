@@ -1,7 +1,5 @@
 """`Fit`: the answer, with its status, its verdict and its draws."""
 
-import enum
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,62 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._types import Data, Key, Params
-from bbvi.diagnostics import Estimate, Smoothed, elbo, khat_threshold, psis
-from bbvi.objective import Draw, predict, whole
+from bbvi.diagnostics import Estimate, Smoothed, psis
+from bbvi.drawing import Draw, predict, whole
 from bbvi.planning import Plan
 from bbvi.programs import Programs, batched
+from bbvi.saving import flatten, write
+from bbvi.verdict import Level, Status, Verdict
 
-TRUSTED_ESS = 0.9
-"""Share of effective draws above which the draws need no weights."""
-EVEN_ESS = 0.99
-"""Share above which the weights are so even that the tail of k-hat moves nothing."""
-
-
-class Status(enum.Enum):
-    """How an optimisation ended; each member prints as a sentence."""
-
-    CONVERGED = (
-        "Converged: the iterates hover, and a lower learning rate gains nothing more."
-    )
-    MAX_STEPS = (
-        "Not converged: the largest number of steps was reached. Raise max_steps."
-    )
-    MAX_SECONDS = "Not converged: the time limit was reached. Raise max_seconds."
-    NOT_FINITE = (
-        "Not converged: the bound or its gradient stopped being finite; the last good "
-        "state was kept."
-    )
-    INTERRUPTED = "Not converged: interrupted; this is the fit so far."
-
-    def __str__(self) -> str:
-        return self.value
-
-
-class Level(enum.Enum):
-    """What a verdict recommends."""
-
-    TRUST = "Trust the draws"
-    REWEIGHT = "Use the importance-weighted draws"
-    DO_NOT_TRUST = "Do not trust the draws"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether to trust a fit; prints as a sentence.
-
-    Attributes:
-        level: The recommendation.
-        reason: Why, as a clause with its figures.
-        remedy: What to try next; empty if nothing is needed.
-    """
-
-    level: Level
-    reason: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.level.value}: {self.reason}.{remedy}"
+HISTORY = ("step", "elbo", "learning_rate", "start_elbos")
+"""The arrays of a history that are not by site."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +172,9 @@ class Fit:
             return predict(plan, self.params, key, {**static, **arrays}, latents)
 
         keys = jax.random.split(key, num_draws)
-        made = jax.jit(lambda k, v: jax.lax.map(lambda x: one(*x), (k, v)))(keys, latents)
+        made = jax.jit(lambda k, v: jax.lax.map(lambda x: one(*x), (k, v)))(
+            keys, latents
+        )
         return jax.device_get(made)
 
     def _live(self, verb: str) -> Live:
@@ -323,9 +276,34 @@ class Fit:
             path: Where; `bbvi.load` reads it. No pickle is involved.
             num_draws: Draws to keep with it.
         """
-        from bbvi.saving import save
-
-        save(self, path, num_draws)
+        made = self._sample(num_draws, None, reweighted=False)
+        described = self.stored or describe(self.live.plan)
+        groups = {
+            "values": made.values,
+            "log_likelihood": made.log_likelihood,
+            "observed": described["observed"],
+            "constant": described["constant"],
+            "snr": self.history.snr,
+            "params": flatten(self.params),
+            "history": {name: getattr(self.history, name) for name in HISTORY},
+            "density": {"log_p": made.log_p, "log_q": made.log_q},
+            "weights": {"log_weights": self.weights.log_weights},
+            "key": {"data": np.asarray(jax.random.key_data(self.key))},
+        }
+        header = {
+            "status": self.status.name,
+            "verdict": [
+                self.verdict.level.name,
+                self.verdict.reason,
+                self.verdict.remedy,
+            ],
+            "elbo": [self.elbo.value, self.elbo.mcse],
+            "weights": [self.weights.khat, self.weights.ess],
+            "note": self.history.note,
+            "plan": str(self.plan),
+            "dims": described["dims"],
+        }
+        write(path, header, groups)
 
     def __repr__(self) -> str:
         return "\n".join(
@@ -336,33 +314,6 @@ class Fit:
                 f"verdict  {self.verdict}",
             ]
         )
-
-
-def judge(status: Status, bound: Estimate, weights: Smoothed, num_draws: int) -> Verdict:
-    """The verdict on a fit from its status and the importance ratios of its draws."""
-    threshold = khat_threshold(num_draws)
-    share = weights.ess / num_draws
-    figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
-    if status is not Status.CONVERGED:
-        return Verdict(Level.DO_NOT_TRUST, "the optimisation has not converged", "")
-    if not np.isfinite(bound.value):
-        reason = "the bound is not finite"
-        return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
-    is_even = share >= EVEN_ESS and weights.khat < 1.0
-    if not (weights.khat < threshold or is_even):
-        return Verdict(
-            Level.DO_NOT_TRUST,
-            f"{figures}; k-hat should be below {threshold:.2f}",
-            "Try a richer guide, such as guides.FullRank(), or another "
-            "parameterisation.",
-        )
-    if share < TRUSTED_ESS:
-        return Verdict(
-            Level.REWEIGHT,
-            figures,
-            "Type fit.draws(reweighted=True).",
-        )
-    return Verdict(Level.TRUST, figures)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -378,7 +329,11 @@ def describe(plan: Plan) -> dict[str, Any]:
             axes[batch_ndim + i] = label
         dims[name] = axes
     arrays = analysis.arguments.arrays
-    flat = {n: np.asarray(x) for n, x in arrays.items() if not isinstance(x, (dict, list, tuple))}
+    flat = {
+        n: np.asarray(x)
+        for n, x in arrays.items()
+        if not isinstance(x, (dict, list, tuple))
+    }
     observed = {n: flat[a] for n, a in analysis.observed.items() if a in flat}
     constant = {n: x for n, x in flat.items() if n not in analysis.observed.values()}
     return {"dims": dims, "observed": observed, "constant": constant}
@@ -403,8 +358,6 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
         f"seed must be an int or one JAX key (jax.random.key(0)); found "
         f"{type(seed).__name__} {seed!r}"
     )
-
-
 
 
 def _key_of(seed: int) -> Key:

@@ -14,24 +14,36 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 # The parts of the package, lowest first, each with what it may import besides itself.
-_BASE = {"_types", "_trees"}
-_PLANNING = _BASE | {"analysis", "guides", "estimators", "planning"}
-_BELOW_RESULT = _PLANNING | {"objective", "diagnostics"}
-_ALL = _BELOW_RESULT | {"optimize", "export", "plots", "result", "fitting"}
+_BASE = {"_types"}
+_JOINT = _BASE | {"analysis", "guides", "estimators"}
+_CHOOSING = _JOINT | {"joint"}
+_PLANNING = _CHOOSING | {"choosing"}
+_OBJECTIVE = _PLANNING | {"planning"}
+_DRAWING = _OBJECTIVE | {"objective"}
+_PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
+_RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
+_FITTING = _RESULT | {"result"}
+_ALL = _FITTING | {"fitting", "loading"}
 MAY_IMPORT = {
     "_types": set(),
-    "_trees": {"_types"},
     "analysis": _BASE,
-    "optimize": _BASE,
     "diagnostics": _BASE,
+    "optimize": _BASE | {"diagnostics"},
     "guides": _BASE | {"analysis"},
     "estimators": _BASE | {"analysis"},
+    "joint": _JOINT,
+    "choosing": _CHOOSING,
     "planning": _PLANNING,
-    "objective": _PLANNING,
-    "export": _BELOW_RESULT,
-    "plots": _BELOW_RESULT,
-    "result": _BELOW_RESULT | {"export", "plots"},
-    "fitting": _ALL,
+    "objective": _OBJECTIVE,
+    "drawing": _DRAWING,
+    "programs": _PROGRAMS,
+    "saving": _BASE,
+    "verdict": _BASE | {"diagnostics"},
+    "export": _BASE | {"diagnostics"},
+    "plots": _BASE | {"diagnostics"},
+    "result": _RESULT,
+    "fitting": _FITTING,
+    "loading": _ALL - {"loading"},
     "cli": _ALL,
     "__init__": _ALL,
     "__main__": {"cli"},
@@ -43,7 +55,7 @@ ONLY_IN = {
     "arviz_base": {"export", "plots"},
     "arviz_plots": {"plots"},
     "matplotlib": {"plots"},
-    "optax": {"optimize", "fitting"},
+    "optax": {"optimize", "programs", "fitting"},
     "jax.extend": {"analysis"},
 }
 MAY_PRINT = {"cli.py", "optimize/progress.py"}

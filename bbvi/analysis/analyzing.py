@@ -17,7 +17,7 @@ from bbvi.analysis.reading import (
     read_site,
     trace_abstractly,
 )
-from bbvi.analysis.structure import Analysis, Parameter, Plate, Site, name_of
+from bbvi.analysis.structure import Analysis, Site, name_of
 from bbvi.analysis.tracing import Trace, kind_of, log_density, run, sample_sites
 
 
@@ -92,7 +92,9 @@ def fingerprint(closed: Any, *records: Any) -> str:
     """A digest that is equal for two programs only if they compute the same."""
     digest = hashlib.sha256(str(closed.jaxpr).encode())
     for const in closed.consts:
-        if jax.dtypes.issubdtype(getattr(const, "dtype", np.float32), jax.dtypes.prng_key):
+        if jax.dtypes.issubdtype(
+            getattr(const, "dtype", np.float32), jax.dtypes.prng_key
+        ):
             const = jax.random.key_data(const)
         array = np.asarray(const)
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -102,9 +104,7 @@ def fingerprint(closed: Any, *records: Any) -> str:
     return digest.hexdigest()
 
 
-def _read_model(
-    model: Callable[..., Any], arguments: Arguments
-) -> tuple[Any, ...]:
+def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, ...]:
     problems: list[str] = []
     unsettled: list[str] = []
 
@@ -122,7 +122,12 @@ def _read_model(
             elif message["type"] == "deterministic":
                 value = message["value"]
                 sites[name] = Site(
-                    name, "deterministic", "", jnp.shape(value), 0, jnp.result_type(value)
+                    name,
+                    "deterministic",
+                    "",
+                    jnp.shape(value),
+                    0,
+                    jnp.result_type(value),
                 )
             if kind_of(message) == "observed":
                 if id(message["value"]) in named:

@@ -61,7 +61,9 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     for name, value in named.items():
         value = _list_to_array(value)
         leaves = jax.tree.leaves(value)
-        if leaves and all(isinstance(x, (np.ndarray, np.generic, jax.Array)) for x in leaves):
+        if leaves and all(
+            isinstance(x, (np.ndarray, np.generic, jax.Array)) for x in leaves
+        ):
             arrays[name] = jax.tree.map(_canonical, value)
             problems += _bad_values(name, value)
         elif any(isinstance(x, jax.core.Tracer) for x in leaves):
@@ -106,7 +108,8 @@ def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
         if signature.parameters[name].default is inspect.Parameter.empty
     }
     problems = [
-        f"argument {name!r} is missing from data" for name in sorted(required - set(data))
+        f"argument {name!r} is missing from data"
+        for name in sorted(required - set(data))
     ]
     if not takes_any:
         problems += [

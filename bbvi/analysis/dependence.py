@@ -230,9 +230,7 @@ def _gather(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:
     )
     for a, i in pairs:
         from_operand[a] = from_indices.get(i)
-    return [
-        join(_move(reads[0], from_operand.get), _move(reads[1], from_indices.get))
-    ]
+    return [join(_move(reads[0], from_operand.get), _move(reads[1], from_indices.get))]
 
 
 def _scan(eqn: Any, reads: Sequence[Influences]) -> list[Influences]:
@@ -312,25 +310,24 @@ _RULES: dict[str, Rule] = {
     "cond": _cond,
     "optimization_barrier": _each,
 }
-for _name in "sum max min prod and or xor".split():
+_CALLS = """
+jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call
+custom_vjp_call_jaxpr
+"""
+_ELEMENTWISE = """
+add sub mul div rem neg exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh
+tanh asinh acosh atanh atan2 pow integer_pow sqrt rsqrt cbrt square logistic erf erfc
+erf_inv lgamma digamma polygamma zeta igamma igammac igamma_grad_a random_gamma_grad
+regularized_incomplete_beta bessel_i0e bessel_i1e max min abs sign floor ceil round
+is_finite not and or xor eq ne lt le gt ge select_n clamp convert_element_type
+reduce_precision nextafter copy copy_p real imag conj complex add_any shift_left
+shift_right_logical shift_right_arithmetic population_count clz stop_gradient
+"""
+for _name in ("sum", "max", "min", "prod", "and", "or", "xor"):
     _RULES[f"reduce_{_name}"] = _dropping
 for _name in ("argmax", "argmin"):
     _RULES[_name] = _dropping
-for _name in "sum prod max min logsumexp".split():
+for _name in ("sum", "prod", "max", "min", "logsumexp"):
     _RULES[f"cum{_name}"] = _within(lambda eqn: (eqn.params["axis"],))
-for _name in (
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr"
-).split():
-    _RULES[_name] = _called
-for _name in (
-    "add sub mul div rem neg exp exp2 log log1p expm1 sin cos tan asin acos atan sinh "
-    "cosh tanh asinh acosh atanh atan2 pow integer_pow sqrt rsqrt cbrt square logistic "
-    "erf erfc erf_inv lgamma digamma polygamma zeta igamma igammac igamma_grad_a "
-    "random_gamma_grad regularized_incomplete_beta bessel_i0e bessel_i1e max min abs "
-    "sign floor ceil round is_finite not and or xor eq ne lt le gt ge select_n clamp "
-    "convert_element_type reduce_precision nextafter copy copy_p real imag conj "
-    "complex add_any shift_left shift_right_logical shift_right_arithmetic "
-    "population_count clz stop_gradient"
-).split():
-    _RULES[_name] = _elementwise
+_RULES |= dict.fromkeys(_CALLS.split(), _called)
+_RULES |= dict.fromkeys(_ELEMENTWISE.split(), _elementwise)

@@ -116,6 +116,7 @@ def trace_abstractly(
 
 def draw_improper(program: Callable[..., Any]) -> Callable[..., Any]:
     """Give a feasible value to sites that cannot be sampled (improper priors)."""
+
     def feasible(message: dict[str, Any]) -> Any:
         if message["type"] != "sample" or message["is_observed"]:
             return None
@@ -147,6 +148,7 @@ def _failed(program: Callable[..., Any], error: BaseException, arrays: Any) -> s
 
 
 def read_site(name: str, message: dict[str, Any]) -> Site:
+    """The record of a traced sample statement."""
     fn, kind = message["fn"], kind_of(message)
     scale = message["scale"]
     support = None if kind == "factor" else fn.support

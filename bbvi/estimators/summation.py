@@ -1,4 +1,4 @@
-"""Discrete sites summed exactly: `Marginalized` in the model, `LocalExpectation` in q."""
+"""Discrete sites summed exactly: in the model, or under q."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ import numpyro
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Key, Params, Values
+from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.analysis.tracing import run
 
@@ -44,9 +44,7 @@ class Guide:
         """Why the family cannot carry these sites, one sentence a problem."""
 
     @abstractmethod
-    def program(
-        self, analysis: Analysis, names: tuple[str, ...]
-    ) -> Callable[..., Any]:
+    def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
         """A NumPyro guide over the sites ``names``, taking the model's arguments."""
 
     def retract(self, params: Params, step: Params) -> Params:

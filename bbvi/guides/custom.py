@@ -34,7 +34,5 @@ class Custom(Guide):
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         return []
 
-    def program(
-        self, analysis: Analysis, names: tuple[str, ...]
-    ) -> Callable[..., Any]:
+    def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
         return self.function

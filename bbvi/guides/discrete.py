@@ -67,8 +67,8 @@ def discrete_refusal(site: Site) -> str | None:
     return (
         f"{site.describe} has a support ({site.support}) for which there is no factor "
         f"of q: discrete sites need one known finite support for all elements (with "
-        f"counts given as ints, not arrays) or the non-negative integers; write a guide "
-        f"for it and pass guide=..."
+        f"counts given as ints, not arrays) or the non-negative integers; write a "
+        f"guide for it and pass guide=..."
     )
 
 

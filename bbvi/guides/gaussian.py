@@ -72,9 +72,7 @@ class FullRank(Guide):
             )
         return [refusal for refusal in found if refusal]
 
-    def program(
-        self, analysis: Analysis, names: tuple[str, ...]
-    ) -> Callable[..., Any]:
+    def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
         sites = [analysis.sites[name] for name in names]
         continuous = [site for site in sites if not site.is_discrete]
         discrete = [site for site in sites if site.is_discrete]

@@ -1,0 +1,174 @@
+"""Which estimator for which site: the rule, with reasons and refusals.
+
+The order of `PREFERENCE` is the rule: the first estimator that does not refuse a site,
+and whose cost is affordable, is chosen; every other one leaves its reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from bbvi.analysis import Analysis
+from bbvi.analysis.dependence import Influences, coupled_axes
+from bbvi.estimators import (
+    Estimator,
+    LocalExpectation,
+    Marginalized,
+    Reparameterized,
+    ScoreFunction,
+    Situation,
+)
+from bbvi.guides import Custom, FullRank, Guide
+from bbvi.joint import Node
+
+PREFERENCE: tuple[Estimator, ...] = (
+    Marginalized(),
+    LocalExpectation(),
+    Reparameterized(),
+    ScoreFunction(),
+)
+"""Estimators in the order in which they are tried."""
+MAX_VALUES = 1_024
+"""Most evaluations that a site may cost when its elements are summed together."""
+MAX_COUPLED = 16
+"""Most evaluations that a site with coupled elements may cost."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The estimator of one site.
+
+    Attributes:
+        estimator: The one chosen.
+        reason: Why.
+        rejected: Why not, for every other estimator.
+    """
+
+    estimator: Estimator
+    reason: str
+    rejected: dict[Estimator, str]
+
+
+def sum_out(
+    analysis: Analysis,
+    family: Guide | None,
+    overrides: dict[str, Estimator],
+    problems: list[str],
+) -> tuple[dict[str, Choice], dict[str, str]]:
+    """Choices of the sites that are summed out; why not, for all other sites."""
+    choices: dict[str, Choice] = {}
+    refusals: dict[str, str] = {}
+    estimator = Marginalized()
+    for name, site in analysis.latents.items():
+        override = overrides.get(name)
+        wanted = isinstance(override, Marginalized)
+        terms = analysis.children(name)
+        summed = (n for n in choices if set(analysis.children(n)) & set(terms))
+        drawn = isinstance(family, Custom) and not wanted
+        situation = Situation(
+            site=site,
+            factor="the guide's own" if drawn else "",
+            coupled=_num_coupled(site.shape, name, analysis.influence),
+            scales=tuple({analysis.sites[term].scale for term in terms}),
+            neighbours=tuple(summed),
+        )
+        refusal = estimator.refusal(situation)
+        if refusal is None and situation.num_values > MAX_VALUES and not wanted:
+            refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
+        if refusal is None and (override is None or wanted):
+            reason = "as asked" if wanted else estimator.reason(situation)
+            choices[name] = Choice(estimator, reason, _after(estimator))
+        elif wanted:
+            problems.append(
+                f"{site.describe} cannot use Marginalized(): {refusal}. Leave the "
+                f"override out, and the best sound estimator is chosen"
+            )
+        else:
+            refusals[name] = refusal or f"overridden by {override!r}"
+    return choices, refusals
+
+
+def _after(chosen: Estimator) -> dict[Estimator, str]:
+    """The estimators behind the chosen one in the order of preference."""
+    kinds = [type(estimator) for estimator in PREFERENCE]
+    rest = PREFERENCE[kinds.index(type(chosen)) + 1 :]
+    return {e: f"{type(chosen).__name__} is preferred" for e in rest}
+
+
+def _num_coupled(
+    shape: tuple[int, ...], name: str, influence: Mapping[str, Influences]
+) -> int:
+    """How many elements of a site share cost terms; 1 if each has its own."""
+    axes: set[int] = set()
+    for found in influence.values():
+        if name in found:
+            axes |= set(coupled_axes(found[name], shape))
+    return prod(shape[axis] for axis in axes)
+
+
+def situation_of(
+    analysis: Analysis,
+    family: Guide,
+    node: Node,
+    influence: dict[str, Influences],
+    feeds: dict[str, tuple[str, ...]],
+) -> Situation:
+    """What is known about the site of a node when its estimator is chosen."""
+    site = analysis.latents.get(node.name) or node.as_site()
+    joint = ""
+    if isinstance(family, FullRank) and not site.is_discrete:
+        joint = next(n for n in feeds if node.name in feeds[n])
+    return Situation(
+        site=site,
+        factor="Normal" if joint else node.factor,
+        is_differentiable=node.is_differentiable,
+        support_moves=node.support_moves and not joint,
+        guide_is_custom=isinstance(family, Custom),
+        joint=joint,
+        influence={t: f for t, f in influence.items() if node.name in f},
+        coupled=_num_coupled(node.shape, node.name, influence),
+        feeds=feeds[node.name],
+        has_entropy=node.has_entropy or bool(joint),
+    )
+
+
+def choose(
+    situation: Situation,
+    override: Estimator | None,
+    not_summed: str,
+    problems: list[str],
+) -> Choice | None:
+    """The first sound and affordable estimator, or the override if it is sound."""
+    rejected: dict[Estimator, str] = {PREFERENCE[0]: not_summed}
+    sound: list[Estimator] = []
+    for estimator in PREFERENCE[1:]:
+        refusal = estimator.refusal(situation)
+        if refusal is None:
+            sound.append(estimator)
+        else:
+            rejected[estimator] = refusal
+    names = " or ".join(f"estimators.{e!r}" for e in sound)
+    where = situation.site.describe
+    if override is not None:
+        refusal = override.refusal(situation)
+        if refusal is not None:
+            remedy = f"Use {names}" if sound else "No estimator is sound here"
+            problems.append(f"{where} cannot use {override!r}: {refusal}. {remedy}")
+            return None
+        for estimator in sound:
+            rejected.setdefault(estimator, f"overridden by {override!r}")
+        kept = {e: r for e, r in rejected.items() if type(e) is not type(override)}
+        return Choice(override, f"as asked; {override.reason(situation)}", kept)
+    for estimator in sound:
+        limit = MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
+        cost = estimator.cost(situation)
+        if cost <= limit or estimator is sound[-1]:
+            reason = estimator.reason(situation)
+            return Choice(estimator, reason, {**_after(estimator), **rejected})
+        rejected[estimator] = f"{cost} further evaluations, more than {limit}"
+    reasons = "; ".join(f"{type(e).__name__}: {why}" for e, why in rejected.items())
+    problems.append(
+        f"{where} has no sound estimator ({reasons}). Write a guide whose factor for "
+        f"it can be summed, differentiated or scored"
+    )
+    return None

@@ -1,0 +1,89 @@
+"""How a fit ended, and whether to trust it: `Status`, `Verdict`, and the rule."""
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from bbvi.diagnostics import Estimate, Smoothed, khat_threshold
+
+TRUSTED_ESS = 0.9
+"""Share of effective draws above which the draws need no weights."""
+EVEN_ESS = 0.99
+"""Share above which the weights are so even that the tail of k-hat moves nothing."""
+
+
+class Status(enum.Enum):
+    """How an optimisation ended; each member prints as a sentence."""
+
+    CONVERGED = (
+        "Converged: the iterates hover, and a lower learning rate gains nothing more."
+    )
+    MAX_STEPS = (
+        "Not converged: the largest number of steps was reached. Raise max_steps."
+    )
+    MAX_SECONDS = "Not converged: the time limit was reached. Raise max_seconds."
+    NOT_FINITE = (
+        "Not converged: the bound or its gradient stopped being finite; the last good "
+        "state was kept."
+    )
+    INTERRUPTED = "Not converged: interrupted; this is the fit so far."
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Level(enum.Enum):
+    """What a verdict recommends."""
+
+    TRUST = "Trust the draws"
+    REWEIGHT = "Use the importance-weighted draws"
+    DO_NOT_TRUST = "Do not trust the draws"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to trust a fit; prints as a sentence.
+
+    Attributes:
+        level: The recommendation.
+        reason: Why, as a clause with its figures.
+        remedy: What to try next; empty if nothing is needed.
+    """
+
+    level: Level
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{self.level.value}: {self.reason}.{remedy}"
+
+
+def judge(
+    status: Status, bound: Estimate, weights: Smoothed, num_draws: int
+) -> Verdict:
+    """The verdict on a fit from its status and the importance ratios of its draws."""
+    threshold = khat_threshold(num_draws)
+    share = weights.ess / num_draws
+    figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
+    if status is not Status.CONVERGED:
+        return Verdict(Level.DO_NOT_TRUST, "the optimisation has not converged", "")
+    if not np.isfinite(bound.value):
+        reason = "the bound is not finite"
+        return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
+    is_even = share >= EVEN_ESS and weights.khat < 1.0
+    if not (weights.khat < threshold or is_even):
+        return Verdict(
+            Level.DO_NOT_TRUST,
+            f"{figures}; k-hat should be below {threshold:.2f}",
+            "Try a richer guide, such as guides.FullRank(), or another "
+            "parameterisation.",
+        )
+    if share < TRUSTED_ESS:
+        return Verdict(
+            Level.REWEIGHT,
+            figures,
+            "Type fit.draws(reweighted=True).",
+        )
+    return Verdict(Level.TRUST, figures)
