@@ -173,7 +173,7 @@ def _summary(fit: Any) -> str:
     return (
         table.astype(object)
         .where(table.notna(), "")
-        .to_string(max_rows=MAX_ROWS, formatters={c: _number for c in table.columns})
+        .to_string(max_rows=MAX_ROWS, formatters=dict.fromkeys(table.columns, _number))
     )
 
 
