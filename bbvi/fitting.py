@@ -36,8 +36,10 @@ TOLERANCE = 0.05
 """Gain of the bound, in nats, that does not justify a lower rate."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
-NUM_DRAWS = 4_000
-"""Draws behind the bound and the k-hat of a fit."""
+NUM_DRAWS = (200, 4_000)
+"""Fewest and most draws behind the bound and the k-hat of a fit."""
+NUM_NUMBERS = 2**26
+"""Numbers that all those draws may need, which decides between the two."""
 
 _ADAM = optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
 
@@ -284,10 +286,12 @@ class _Driver:
             self.rate *= LOWER
         return state._replace(params=params), False
 
+    def _num_draws(self) -> int:
+        return int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
+
     def _measure(self, params: Params) -> _Candidate:
         """Log weights of draws that are common to all candidates."""
-        times = max(1, 1_000 // self.programs.batch)
-        made = batched(self.programs.measure, params, self.key, self.data, times, 0)
+        made = batched(self.programs.measure, params, self.key, self.data, 1, 0)
         return _Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
 
     def _final(self, state: State, status: Status) -> Params:
@@ -304,7 +308,7 @@ class _Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        times = -(-NUM_DRAWS // self.programs.batch)
+        times = -(-self._num_draws() // self.programs.batch)
         draw, first = self.programs.measure, FRESH
         made = batched(draw, params, self.key, self.data, times, first)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)

@@ -21,7 +21,11 @@ from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter, Site
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import Influences, influences
-from bbvi.analysis.reading import read_parameters, trace_abstractly
+from bbvi.analysis.reading import (
+    moving_constraints,
+    read_parameters,
+    trace_abstractly,
+)
 from bbvi.analysis.structure import name_of
 from bbvi.analysis.tracing import (
     Trace,
@@ -154,10 +158,13 @@ def read_guide(
         auxiliary = {n for n, s in sites.items() if s["infer"].get("is_auxiliary")}
         return nodes, read_parameters(trace), auxiliary
 
-    arguments = analysis.arguments
-    nodes, parameters, auxiliary = trace_abstractly(
-        program, arguments.static, reading, arguments.shapes
-    )
+    static, shapes = analysis.arguments.static, analysis.arguments.shapes
+    nodes, parameters, auxiliary = trace_abstractly(program, static, reading, shapes)
+    if parameters:  # again, so that a support that moves with them is seen to move
+        values = {name: parameter.shape for name, parameter in parameters.items()}
+        nodes, _, auxiliary = trace_abstractly(
+            program, static, reading, shapes, values
+        )
     guide = name_of(program)
     problems = [
         f"{analysis.sites[n].describe} has no statement in {guide}: add "
@@ -165,6 +172,7 @@ def read_guide(
         for n in needed
         if n not in nodes
     ]
+    problems += moving_constraints(parameters)
     known = ", ".join(analysis.latents)
     for name, node in nodes.items():
         site = analysis.latents.get(name)
@@ -217,7 +225,7 @@ def joint_influence(
 
     Returns:
         ``{term: {node: influence}}``, for every node the later nodes whose draws it
-        feeds, and a fingerprint of guide and model together.
+        feeds (itself too, where that happens inside ``scan``), and a fingerprint of guide and model together.
     """
     arguments = analysis.arguments
 
@@ -231,7 +239,9 @@ def joint_influence(
         terms, _ = model_terms(analysis, marginalized, kwargs, key, values)
         for name in nodes:
             terms[GUIDE_TERM.format(name)] = log_density(guide[name])
-        return {"terms": terms, "values": draws}
+        given = run(program, kwargs, key, {**params, **inputs})
+        direct = {n: log_density(given[n]) for n in nodes}
+        return {"direct": direct, "terms": terms, "values": draws}
 
     inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in nodes.items()}
     params = {n: p.shape for n, p in parameters.items()}
@@ -239,15 +249,63 @@ def joint_influence(
         inputs, params, arguments.shapes
     )
     found = influences(closed, jax.tree.flatten({n: n for n in inputs})[0])
-    terms = jax.tree.flatten({n: n for n in shape["terms"]})[0]
-    values = jax.tree.flatten({n: n for n in shape["values"]})[0]
-    influence = dict(zip(terms, found[: len(terms)], strict=True))
-    drawn = dict(zip(values, found[len(terms) :], strict=True))
+    names = [jax.tree.flatten({n: n for n in shape[k]})[0] for k in sorted(shape)]
+    found = iter(found)
+    direct, influence, drawn = ({n: next(found) for n in group} for group in names)
+    for name in nodes:
+        site, term = analysis.sites.get(name), GUIDE_TERM.format(name)
+        if site is not None and site.is_masked:
+            ndim = len(site.shape) - site.event_dim
+            influence[term] = _on_leading_axes(influence[term], ndim)
     feeds = {
         name: tuple(other for other in nodes if other != name and name in drawn[other])
         for name in nodes
     }
+    for name, later in _hidden_feeds(direct, influence, feeds).items():
+        feeds[name] = (*(n for n in nodes if n in later and n != name), name)
+        mixed = (None,) * len(nodes[name].shape)
+        for term, reaching in influence.items():
+            if reaching.keys() & feeds[name]:
+                influence[term] = {**reaching, name: mixed}
     return influence, feeds, fingerprint(closed, nodes, parameters, marginalized)
+
+
+def _on_leading_axes(influence: Influences, ndim: int) -> Influences:
+    """Influence on an array once its axes from ``ndim`` on have been summed."""
+    return {
+        name: tuple(a if a is not None and a < ndim else None for a in axes)
+        for name, axes in influence.items()
+    }
+
+
+def _hidden_feeds(
+    direct: dict[str, Influences],
+    influence: dict[str, Influences],
+    feeds: dict[str, tuple[str, ...]],
+) -> dict[str, set[str]]:
+    """Draws whose use inside the guide the taps do not see, and what they feed.
+
+    A tap takes hold after a statement; inside ``scan``, and of what it returns, later
+    draws use the value before. ``direct`` is the influence of values that are given
+    from outside, which reaches there too, so that what it has beyond the taps is
+    such a use.
+    """
+    hidden: dict[str, set[str]] = {}
+    for later, found in direct.items():
+        seen = influence[GUIDE_TERM.format(later)]
+        for name, axes in found.items():
+            known = seen.get(name)
+            if known is None or any(
+                k is not None and k != a for k, a in zip(known, axes, strict=True)
+            ):
+                hidden.setdefault(name, set()).add(later)
+    for later in hidden.values():
+        while True:
+            more = {n for o in later for n in (*feeds[o], *hidden.get(o, ()))} - later
+            if not more:
+                break
+            later |= more
+    return hidden
 
 
 def constrain(parameters: dict[str, Parameter], params: Params) -> Params:

@@ -17,9 +17,9 @@ from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import Array, Data, Key, Params, Values
-from bbvi.analysis.tracing import Trace, log_density, refine, run, scaled, unmask
+from bbvi.analysis.tracing import Trace, log_density, log_prob, refine, run, scaled, unmask
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
-from bbvi.estimators.score import leave_one_out, reached_cost
+from bbvi.estimators.score import in_blocks, leave_one_out, reached_cost
 from bbvi.estimators.summation import model_terms
 from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide
 from bbvi.planning import Plan
@@ -173,13 +173,12 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
     scores, costs = {}, {}
     for name in scored:
         fn = unmask(refine(guide[name]["fn"]))
-        scores[name] = fn.log_prob(draws[name])
+        scores[name] = log_prob(fn, draws[name])
         ndim = jnp.ndim(scores[name])
-        costs[name] = sum(
-            reached_cost(terms[term], found[name], ndim)
-            for term, found in plan.influence.items()
-            if name in found
-        )
+        reach = {t: f[name] for t, f in plan.influence.items() if name in f}
+        own = (name, GUIDE_TERM.format(name))
+        reach = in_blocks(reach, own, jnp.shape(draws[name]))
+        costs[name] = sum(reached_cost(terms[t], f, ndim) for t, f in reach.items())
     elbo = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
     sums = {name: jnp.sum(term) for name, term in terms.items()}
     return _Particle(elbo, surrogate, sums, scores, costs)
@@ -270,8 +269,12 @@ def _local_expectation(
     log_q = jax.vmap(fn.log_prob)(values)
     mirrored = plan.guide.mirrors_model
     own_cost = -scaled(log_q, model[name] if mirrored else site)
-    if mirrored and isinstance(model[name]["fn"], MaskedDistribution):
-        own_cost = own_cost * (log_q_of({**site, "value": value}, model[name]) != 0)
+    masking = model[name] if mirrored else site
+    if unmask(masking["fn"]) is not masking["fn"]:
+        masked = mirrored and isinstance(masking["fn"], MaskedDistribution)
+        kept = log_q_of({**site, "value": value}, masking if masked else None) != 0
+        extra = range(1 + jnp.ndim(kept), jnp.ndim(own_cost))
+        own_cost = own_cost * jnp.expand_dims(kept, [axis - 1 for axis in extra])
     return jnp.sum(jnp.exp(log_q) * stop_gradient(costs + own_cost))
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
 from bbvi.analysis.dependence import Influences
@@ -153,8 +155,7 @@ def make_plan(
     problems: list[str] = []
     family = _as_guide(guide, problems)
     overrides = _read_overrides(analysis, estimators, problems)
-    if num_particles is not None and num_particles < 1:
-        problems.append(f"num_particles must be at least 1; found {num_particles}")
+    problems += _count_problems(num_particles)
     _raise_if(analysis, problems)
     choices, not_summed = sum_out(analysis, family, overrides, problems)
     _raise_if(analysis, problems)
@@ -194,6 +195,18 @@ def make_plan(
         fingerprint=digest,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))
+
+
+def _count_problems(num_particles: Any) -> list[str]:
+    if num_particles is None:
+        return []
+    if not isinstance(num_particles, int | np.integer) or isinstance(
+        num_particles, bool
+    ):
+        return [f"num_particles must be an int; found {num_particles!r}"]
+    if num_particles < 1:
+        return [f"num_particles must be at least 1; found {num_particles}"]
+    return []
 
 
 def _particles(made: Plan) -> int:

@@ -52,6 +52,7 @@ class Programs:
             draws, without values.
         sample: The same draws with their values.
         batch: Draws that are made at once.
+        size: Numbers that one draw needs, roughly.
     """
 
     screen: Callable[[Key, Data], tuple[State, Info]]
@@ -59,6 +60,7 @@ class Programs:
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     batch: int
+    size: int
 
 
 def programs_of(
@@ -80,7 +82,8 @@ def programs_of(
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
-        _kept[identity] = _make(_without_data(plan), optimizer, num_steps, num_starts)
+        plans = (_without_data(plan), _without_data(whole(plan)))
+        _kept[identity] = _make(*plans, optimizer, num_steps, num_starts)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)
@@ -105,6 +108,7 @@ def _without_data(plan: Plan) -> Plan:
 
 def _make(
     plan: Plan,
+    full: Plan,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     num_starts: int,
@@ -115,10 +119,11 @@ def _make(
         for name in plan.sites_of(ScoreFunction)
         if plan.num_particles == 1
     }
-    full = whole(plan)
     size = full.analysis.num_elements
     batch = int(np.clip(MEMORY // size, 1, 1_000))
     repeats = int(np.clip(MEMORY // (8 * size * plan.num_particles), 1, 16))
+    is_small = size * plan.num_particles <= SMALL
+    options = _compiler_options() if is_small else {}
 
     def screen(key: Key, data: Data) -> tuple[State, Info]:
         kwargs = plan.analysis.arguments.bind(data)
@@ -135,7 +140,8 @@ def _make(
             baselines = {name: info.costs[name] for name in decays}
             return State(params, optimizer.init(params), baselines), info
 
-        return jax.lax.map(start, jax.random.split(key, num_starts))
+        keys = jax.random.split(key, num_starts)
+        return jax.vmap(start)(keys) if is_small else jax.lax.map(start, keys)
 
     def draws(
         params: Params, key: Key, index: Any, data: Data, *, values: bool
@@ -144,24 +150,23 @@ def _make(
         return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
 
     steps = make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
-    options = _compiler_options(size * plan.num_particles)
     return Programs(
         screen=jax.jit(screen, compiler_options=options),
         chunk=jax.jit(steps, compiler_options=options),
         measure=jax.jit(partial(draws, values=False), compiler_options=options),
         sample=jax.jit(partial(draws, values=True), compiler_options=options),
         batch=batch,
+        size=size,
     )
 
 
-def _compiler_options(size: int) -> dict[str, Any]:
-    """In small models compiling is the cost: the compiler's own effort is cut there.
+def _compiler_options() -> dict[str, Any]:
+    """For small models, where compiling is the cost: less effort of the compiler.
 
     Its optimised loops only pay once arrays are large; `benchmarks/` has the figures.
     """
-    if size > SMALL or jax.default_backend() != "cpu":
-        return {}
-    return {"xla_backend_optimization_level": 0}
+    is_cpu = jax.default_backend() == "cpu"
+    return {"xla_backend_optimization_level": 0} if is_cpu else {}
 
 
 def batched(

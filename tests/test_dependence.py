@@ -65,17 +65,27 @@ TIGHT = {
     "one hot": (lambda z: jax.nn.one_hot(z, 4), INDEX, (0, 1)),
     "matrix product, free axis": (lambda z: z @ MATRIX, Z, (0, None)),
     "matrix product from the left": (lambda z: MATRIX.T @ z.T, Z, (1, None)),
-    "batched product": (lambda z: jnp.einsum("ij,ijk->ijk", z, np.ones((2, 3, 5))), Z,
-                        (0, 1)),
-    "batched contraction": (lambda z: jnp.einsum("bij,bjk->bik", z, np.ones((2, 5, 4))),
-                            Z3, (0, 1, None)),
-    "free axis on the right": (lambda z: jnp.einsum("aj,ij->ai", np.ones((7, 3)), z), Z,
-                               (1, None)),
+    "batched product": (
+        lambda z: jnp.einsum("ij,ijk->ijk", z, np.ones((2, 3, 5))),
+        Z,
+        (0, 1),
+    ),
+    "batched contraction": (
+        lambda z: jnp.einsum("bij,bjk->bik", z, np.ones((2, 5, 4))),
+        Z3,
+        (0, 1, None),
+    ),
+    "free axis on the right": (
+        lambda z: jnp.einsum("aj,ij->ai", np.ones((7, 3)), z),
+        Z,
+        (1, None),
+    ),
     "vmap": (jax.vmap(lambda row: row.sum()), Z, (0, None)),
     "vmap of the last axis": (jax.vmap(jnp.sum, in_axes=1), Z, (None, 0)),
     "vmapped gather": (jax.vmap(lambda row: jnp.arange(4.0)[row]), INDEX, (0, 1)),
     "vmap in vmap": (
-        jax.vmap(jax.vmap(lambda row: row.sum(), in_axes=0), in_axes=1), Z3,
+        jax.vmap(jax.vmap(lambda row: row.sum(), in_axes=0), in_axes=1),
+        Z3,
         (1, 0, None),
     ),
     "jit": (jax.jit(lambda z: jax.jit(jnp.exp)(z) + 1), Z, (0, 1)),
@@ -101,31 +111,57 @@ TIGHT = {
     "reshape of the first two": (lambda z: z.reshape(6, 5), Z3, (None, None, 1)),
     "squeeze": (lambda z: z.reshape(1, 2, 3).squeeze(0), Z, (0, 1)),
     "cholesky of a batch": (
-        lambda z: jnp.linalg.cholesky(positive_matrix(z)), Z, (0, 1)),
+        lambda z: jnp.linalg.cholesky(positive_matrix(z)),
+        Z,
+        (0, 1),
+    ),
     "triangular solve of a batch": (
         lambda z: jax.scipy.linalg.solve_triangular(
             jnp.broadcast_to(jnp.eye(4), (2, 3, 4, 4)), positive_matrix(z), lower=True
-        ), Z, (0, 1)),
+        ),
+        Z,
+        (0, 1),
+    ),
     "scan without memory": (
-        lambda z: lax.scan(lambda c, row: (c, jnp.exp(row)), 0.0, z)[1], Z, (0, 1)),
+        lambda z: lax.scan(lambda c, row: (c, jnp.exp(row)), 0.0, z)[1],
+        Z,
+        (0, 1),
+    ),
     "scan with a memory of data": (
-        lambda z: lax.scan(lambda c, x: (c + x[1], c * x[0]), 0.0,
-                           (z, jnp.arange(2.0)))[1], Z, (0, 1)),
+        lambda z: lax.scan(
+            lambda c, x: (c + x[1], c * x[0]), 0.0, (z, jnp.arange(2.0))
+        )[1],
+        Z,
+        (0, 1),
+    ),
     "scan in reverse": (
-        lambda z: lax.scan(lambda c, row: (c, row), 0.0, z, reverse=True)[1], Z, (0, 1)),
+        lambda z: lax.scan(lambda c, row: (c, row), 0.0, z, reverse=True)[1],
+        Z,
+        (0, 1),
+    ),
     "scan that carries the rows": (
         lambda z: lax.scan(lambda c, row: (c + row, c), jnp.zeros(3), z)[1],
-        Z, (None, 1)),
+        Z,
+        (None, 1),
+    ),
     "scan over constants": (
-        lambda z: lax.scan(lambda c, t: (c, z * t), 0.0, jnp.arange(4.0))[1], Z, (1, 2)),
+        lambda z: lax.scan(lambda c, t: (c, z * t), 0.0, jnp.arange(4.0))[1],
+        Z,
+        (1, 2),
+    ),
     "scan in scan": (
         lambda z: lax.scan(
             lambda c, row: (c, lax.scan(lambda d, x: (d, x + 1), 0.0, row)[1]), 0.0, z
-        )[1], Z, (0, 1)),
+        )[1],
+        Z,
+        (0, 1),
+    ),
     "map": (lambda z: lax.map(jnp.sum, z), Z, (0, None)),
     "cond on data": (
         lambda z: lax.cond(jnp.asarray(DATA).sum() > 0, jnp.exp, lambda x: x, z),
-        Z, (0, 1)),
+        Z,
+        (0, 1),
+    ),
     "diagonal of an outer sum": (lambda z: z[:, :, None] + z[:, None, :], Z, (0, None)),
 }
 
@@ -214,8 +250,9 @@ SOUND = {
     "scan with a counter as an index": lambda z: lax.scan(
         lambda i, _: (i + 1, z[1 - i % 2]), 0, None, length=2
     )[1],
-    "vmapped scan": lambda z: jax.vmap(lambda r: lax.scan(
-        lambda c, x: (x, c), 0.0, r)[1])(z),
+    "vmapped scan": lambda z: jax.vmap(
+        lambda r: lax.scan(lambda c, x: (x, c), 0.0, r)[1]
+    )(z),
     "associative scan": lambda z: lax.associative_scan(jnp.multiply, z, axis=1),
     "cond on the latent": lambda z: lax.cond(
         z[0, 0] > 0, lambda x: x, lambda x: -x, jnp.asarray(DATA)
@@ -229,13 +266,16 @@ SOUND = {
     "select by a scalar": lambda z: lax.select(z[0, 1] > 0, DATA, -DATA),
     "clamp by scalars": lambda z: lax.clamp(z[0, 0], jnp.asarray(DATA), z[0, 0] + 1),
     "convolution": lambda z: jnp.convolve(z[0], jnp.array([1.0, 2.0]), "same"),
-    "convolution with the latent": lambda z: jnp.convolve(jnp.arange(5.0), z[1], "same"),
+    "convolution with the latent": lambda z: jnp.convolve(
+        jnp.arange(5.0), z[1], "same"
+    ),
     "pooling": lambda z: lax.reduce_window(z, 0.0, lax.add, (1, 2), (1, 1), "SAME"),
     "argmax": lambda z: z.argmax(0),
     "argmin of all": lambda z: z.argmin(),
     "top_k": lambda z: lax.top_k(z, 2)[1],
     "top_k along the first axis": lambda z: jax.vmap(
-        lambda c: lax.top_k(c, 2)[0], 1, 1)(z),
+        lambda c: lax.top_k(c, 2)[0], 1, 1
+    )(z),
     "cumulative product": lambda z: jnp.cumprod(z, 0),
     "cumulative maximum in reverse": lambda z: lax.cummax(z, 1, reverse=True),
     "cumulative logsumexp": lambda z: lax.cumlogsumexp(z, 1),
@@ -279,7 +319,8 @@ SOUND = {
     ),
     "custom vjp": lambda z: _custom(z),
     "linear transpose": lambda z: jax.linear_transpose(lambda x: x @ MATRIX, Z)(
-        z @ MATRIX)[0],
+        z @ MATRIX
+    )[0],
     "gradient": lambda z: jax.grad(lambda x: jnp.sum(x[:, 1:] * x[:, :-1]))(z),
     "jvp": lambda z: jax.jvp(lambda x: jnp.roll(x, 1, 1), (z,), (z,))[1],
     "custom root": lambda z: lax.custom_root(
@@ -432,7 +473,9 @@ STEPS = {
     "along": lambda x: jnp.take_along_axis(x, jnp.argsort(x, 0), 0),
     "scatter": lambda x: x.at[0].add(x[-1]),
     "scan": lambda x: lax.scan(lambda c, r: (r, r + c), x[0], x)[1],
-    "reverse scan": lambda x: lax.scan(lambda c, r: (c + r, c), x[0], x, reverse=True)[1],
+    "reverse scan": lambda x: lax.scan(lambda c, r: (c + r, c), x[0], x, reverse=True)[
+        1
+    ],
     "scan plain": lambda x: lax.scan(lambda c, r: (c, jnp.flip(r)), 0.0, x)[1],
     "vmap": lambda x: jax.vmap(lambda r: r - r.max(), -1, -1)(x) if x.ndim > 1 else x,
     "vmap swap": lambda x: jax.vmap(jnp.cumsum, 0, 1)(x) if x.ndim > 1 else x,

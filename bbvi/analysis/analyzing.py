@@ -12,6 +12,7 @@ from bbvi.analysis.arguments import Arguments, read_arguments
 from bbvi.analysis.checks import check_derived, outside_support, problems_of
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.reading import (
+    moving_constraints,
     read_parameters,
     read_plates,
     read_site,
@@ -139,9 +140,14 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
         return sites, read_plates(trace), read_parameters(trace)
 
     observed: dict[str, str] = {}
-    sites, plates, parameters = trace_abstractly(
-        model, arguments.static, reading, arguments.shapes
-    )
+    static, shapes = arguments.static, arguments.shapes
+    sites, plates, parameters = trace_abstractly(model, static, reading, shapes)
+    if parameters:  # again, so that a support that moves with them is seen to move
+        problems.clear()
+        unsettled.clear()
+        values = {name: parameter.shape for name, parameter in parameters.items()}
+        problems.extend(moving_constraints(parameters))
+        sites, plates, _ = trace_abstractly(model, static, reading, shapes, values)
     if not any(site.kind == "latent" for site in sites.values()):
         problems.append(
             "it has no latent site, so there is nothing to infer: every sample "

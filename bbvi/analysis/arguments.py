@@ -61,13 +61,13 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     for name, value in named.items():
         value = _list_to_array(value)
         leaves = jax.tree.leaves(value)
-        if leaves and all(
+        if any(isinstance(x, jax.core.Tracer) for x in leaves):
+            problems.append(f"argument {name!r} is a JAX tracer: call outside of jit")
+        elif leaves and all(
             isinstance(x, (np.ndarray, np.generic, jax.Array)) for x in leaves
         ):
             arrays[name] = jax.tree.map(_canonical, value)
             problems += _bad_values(name, value)
-        elif any(isinstance(x, jax.core.Tracer) for x in leaves):
-            problems.append(f"argument {name!r} is a JAX tracer: call outside of jit")
         else:
             static[name] = value
     if problems:

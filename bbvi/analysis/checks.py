@@ -1,5 +1,6 @@
 """What can be wrong with a traced model, as sentences that name site and plate."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -94,9 +95,9 @@ def check_derived(
     """
     if not unsettled:
         return
-    indices = {n: jnp.arange(p.size) for n, p in plates.items() if not p.is_subsampled}
+    indices = {n: jnp.arange(p.size) for n, p in plates.items() if p.is_subsampled}
 
-    def inside(arrays: Any) -> dict[str, Any]:
+    def inside(arrays: Any, indices: Any) -> dict[str, Any]:
         program = draw_improper(model)
         trace = run(program, arguments.bind(arrays), jax.random.key(0), indices)
         return {
@@ -105,7 +106,16 @@ def check_derived(
             if not isinstance(trace[name]["fn"], MaskedDistribution)
         }
 
-    outside = [n for n, ok in jax.jit(inside)(arguments.arrays).items() if not bool(ok)]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            settled = jax.jit(inside)(arguments.arrays, indices)
+    except (TypeError, ValueError):
+        if not indices:
+            raise
+        # The data themselves are a minibatch: the plate cannot be run as a whole.
+        settled = jax.jit(inside)(arguments.arrays, {})
+    outside = [name for name, ok in settled.items() if not bool(ok)]
     if outside:
         raise ValueError(
             f"{name_of(model)} cannot be fitted:\n"

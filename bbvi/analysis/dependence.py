@@ -41,7 +41,9 @@ def influences(closed: ClosedJaxpr, latents: Sequence[str]) -> list[Influences]:
     """
     start: list[Influences] = [{} for _ in closed.jaxpr.invars]
     for i, name in enumerate(latents):
-        start[i] = {name: tuple(range(len(closed.jaxpr.invars[i].aval.shape)))}
+        shape = closed.jaxpr.invars[i].aval.shape
+        # An axis of size 1 aligns with nothing: primitives broadcast it unasked.
+        start[i] = {name: tuple(a if n != 1 else None for a, n in enumerate(shape))}
     return _walk(closed.jaxpr, start)
 
 

@@ -49,6 +49,19 @@ def read_parameters(trace: Trace) -> dict[str, Parameter]:
     }
 
 
+def moving_constraints(parameters: Mapping[str, Parameter]) -> list[str]:
+    """Problems of parameters whose constraint is computed inside the program."""
+    return [
+        f"parameter {name!r} has a constraint that is computed from latents or from "
+        f"the data inside the program: give it a fixed one, and transform its value"
+        for name, parameter in parameters.items()
+        if any(
+            isinstance(leaf, jax.core.Tracer)
+            for leaf in jax.tree.leaves(parameter.constraint)
+        )
+    ]
+
+
 def read_plates(trace: Trace) -> dict[str, Plate]:
     """The plates of a trace; an unused plate has dim 0."""
     dims = {

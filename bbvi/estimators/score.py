@@ -1,12 +1,13 @@
 """`ScoreFunction`: the gradient of the log density of q, times the cost."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import lax
 
 from bbvi._types import Array
-from bbvi.analysis.dependence import Influence
+from bbvi.analysis.dependence import Influence, coupled_axes
 from bbvi.estimators.base import Estimator, Situation
 
 
@@ -18,7 +19,8 @@ class ScoreFunction(Estimator):
       (f_i(z) - b_i)\Big]$$
 
     where $f_i$ holds the cost terms that element $i$ of the site influences, and no
-    others (Ranganath et al. 2014, section 3.1), with plate scales once, and
+    others but those of a block of coupled elements (Ranganath et al. 2014, section
+    3.1; `in_blocks`), with plate scales once, and
     $\log q(z_i)$ neither scaled nor masked. With several particles, $b_i$ is the
     mean of $f_i$ over the *other* particles, which share the minibatch
     (leave-one-out); with one particle it is a running average of past steps. Both
@@ -47,6 +49,11 @@ class ScoreFunction(Estimator):
             return (
                 f"it is drawn together with other sites in {situation.joint!r}: use "
                 f"guides.MeanField()"
+            )
+        if situation.site.name in situation.feeds and not situation.site.is_discrete:
+            return (
+                "later draws of the guide use its value inside scan, where its "
+                "gradient cannot be stopped: write a Python loop"
             )
         if situation.support_moves:
             return (
@@ -88,6 +95,33 @@ def reached_cost(term: Array, influence: Influence, ndim: int) -> Array:
     total = jnp.transpose(total, [order.index(axis) for axis in kept])
     places = tuple(i for i, axis in enumerate(influence[:ndim]) if axis is None)
     return lax.expand_dims(total, places)
+
+
+def in_blocks(
+    reached: Mapping[str, Influence], own: Collection[str], shape: tuple[int, ...]
+) -> dict[str, Influence]:
+    r"""Influences with which coupled elements share their own terms as one block.
+
+    Elements that are coupled in some term, such as the units of one image, keep each
+    other's $\log p(z_j) - \log q(z_j)$ in their costs. Those terms have mean zero
+    under the score, and they cancel the noise of the term that couples: at
+    $q(z) = p(z \mid x)$ the cost of a block is constant, its parts are not.
+
+    Args:
+        reached: Influence of the site on each term.
+        own: Names of the terms that hold the site's own densities.
+        shape: Of the site's value.
+
+    Returns:
+        The influences; those on the site's own terms are mixed along coupled axes.
+    """
+    coupled = {a for found in reached.values() for a in coupled_axes(found, shape)}
+    return {
+        term: tuple(None if a in coupled else axis for a, axis in enumerate(found))
+        if term in own
+        else found
+        for term, found in reached.items()
+    }
 
 
 def leave_one_out(cost: Array) -> Array:

@@ -1,0 +1,548 @@
+"""Which estimator `bbvi.plan` chooses, why, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+
+import bbvi
+from bbvi import estimators, guides
+from bbvi.planning import PlanError
+from tests import cases
+from tests.cases import Landing, Local, Marginalized, Pathwise, Score
+
+sample = numpyro.sample
+Y3 = cases.PLATE.data["y"]
+
+
+def single(prior, mean=lambda z: 1.0 * z, **infer):
+    """One site of any kind under a normal observation."""
+
+    def model(y):
+        z = sample("z", prior, **infer)
+        sample("y", dist.Normal(mean(z), 1.0), obs=y)
+
+    return model, {"y": cases.SCALAR.data["y"]}
+
+
+def made(case, **changes):
+    guide = case.guide if case.family is None else None
+    return bbvi.plan(case.model, case.data, **{"guide": guide, **changes})
+
+
+def coupled(number):
+    """`number` Bernoullis that share one observation."""
+    return single(dist.Bernoulli(jnp.full(number, 0.3)), lambda z: z.sum())
+
+
+# {id: (model and data, guide, {site: (estimator, words of the reason)})}
+CHOICES = {
+    "one finite element": (
+        single(dist.Bernoulli(0.3)),
+        None,
+        {"z": (Marginalized, "one element: 2 evaluations")},
+    ),
+    "offset support": (
+        single(dist.DiscreteUniform(2, 5)),
+        None,
+        {"z": (Marginalized, "4 evaluations")},
+    ),
+    "a plate": (cases.PLATE, None, {"z": (Marginalized, "each element on its own")}),
+    "a minibatch": (
+        cases.minibatch(2),
+        None,
+        {"z": (Marginalized, "each element on its own")},
+    ),
+    "a mixture": (
+        cases.MIXTURE,
+        None,
+        {
+            "mu": (Pathwise, "entropy in closed form"),
+            "z": (Marginalized, "each element"),
+        },
+    ),
+    "nested plates": (
+        cases.NESTED,
+        None,
+        {
+            "a": (Marginalized, "each element"),
+            "b": (Local, "coupled|share no cost term"),
+        },
+    ),
+    "a shared likelihood": (
+        cases.SHARED,
+        None,
+        {"a": (Marginalized, "2 evaluations"), "b": (Local, "2 further evaluations")},
+    ),
+    "a coupled plate": (
+        cases.COUPLED["sum"],
+        None,
+        {"z": (Local, "coupled elements: 3 further evaluations")},
+    ),
+    "a chain in scan": (cases.SCAN, None, {"z": (Local, "coupled elements")}),
+    "a chain in a loop": (
+        cases.LOOP,
+        None,
+        {
+            "z0": (Marginalized, "2 evaluations"),
+            "z1": (Local, "1 further"),
+            "z2": (Marginalized, "2 evaluations"),
+        },
+    ),
+    "events": (cases.EVENT, None, {"z": (Local, "coupled elements")}),
+    "no plate": (cases.NO_PLATE, None, {"z": (Local, "coupled elements")}),
+    "many coupled": (
+        coupled(40),
+        None,
+        {"z": (Score, "discrete, 40 coupled elements")},
+    ),
+    "countable": (cases.POISSON, None, {"z": (Score, "countable, without an end")}),
+    "masked": (cases.MASKED, None, {"z": (Local, "share no cost term: 1 further")}),
+    "local of a global": (
+        cases.IMPUTATION,
+        None,
+        {
+            "p": (Pathwise, "differentiable sampler"),
+            "y_unobserved": (Local, "1 further"),
+        },
+    ),
+    "continuous": (
+        cases.LOCATION_SCALE,
+        None,
+        {
+            "mu": (Pathwise, "through the joint Gaussian"),
+            "sigma": (Pathwise, "through the joint Gaussian"),
+        },
+    ),
+    "own guide, discrete first": (
+        cases.DOWNSTREAM,
+        cases.downstream_guide,
+        {
+            "z": (Score, "later draws of the guide depend"),
+            "x": (Pathwise, "differentiable sampler"),
+        },
+    ),
+    "own guide, discrete last": (
+        cases.UPSTREAM,
+        cases.upstream_guide,
+        {"z": (Local, "1 further"), "x": (Pathwise, "differentiable sampler")},
+    ),
+    "own guide in scan": (
+        cases.AUTOREGRESSIVE_SCAN,
+        cases.autoregressive_scan_guide,
+        {"z": (Score, "later draws of the guide depend")},
+    ),
+    "von mises": (
+        cases.VONMISES,
+        cases.VONMISES.guide,
+        {"mu": (Score, "its sampler cannot be differentiated")},
+    ),
+    "mixture as a guide": (
+        cases.MIXTURE_GUIDE,
+        cases.two_normals_guide,
+        {"mu": (Score, "its sampler cannot be differentiated")},
+    ),
+    "implicit gradient": (
+        cases.GAMMA,
+        cases.GAMMA.guide,
+        {"mu": (Pathwise, "differentiable sampler")},
+    ),
+}
+
+
+def parts(situation):
+    if isinstance(situation, cases.Case):
+        return situation.model, situation.data
+    return situation
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choice_and_reason(name):
+    situation, guide, expected = CHOICES[name]
+    model, data = parts(situation)
+    plan = bbvi.plan(model, data, guide=guide)
+    assert {n: c.estimator for n, c in plan.choices.items()} == {
+        n: estimator for n, (estimator, _) in expected.items()
+    }
+    for site, (_, words) in expected.items():
+        choice = plan.choices[site]
+        assert any(word in choice.reason for word in words.split("|")), choice.reason
+        # Every other estimator has left its reason.
+        kinds = {type(e) for e in choice.rejected} | {type(choice.estimator)}
+        assert kinds == {type(e) for e in (Marginalized, Local, Pathwise, Score)}
+        assert all(choice.rejected.values())
+
+
+# {id: (case or model, guide, site, refused estimator, words of the refusal)}
+REFUSALS = {
+    "coupled elements summed out": (
+        cases.COUPLED["sum"],
+        None,
+        "z",
+        Marginalized,
+        "3 of its elements share cost terms",
+    ),
+    "a chain summed out": (cases.SCAN, None, "z", Marginalized, "share cost terms"),
+    "masked summed out": (cases.MASKED, None, "z", Marginalized, "masked"),
+    "countable summed out": (cases.POISSON, None, "z", Marginalized, "no known finite"),
+    "countable summed under q": (cases.POISSON, None, "z", Local, "no known finite"),
+    "continuous summed under q": (cases.NORMAL, None, "mu", Local, "no known finite"),
+    "discrete pathwise": (cases.COUPLED["sum"], None, "z", Pathwise, "its draws jump"),
+    "discrete, landing": (cases.COUPLED["sum"], None, "z", Landing, "its draws jump"),
+    "von mises pathwise": (
+        cases.VONMISES,
+        cases.VONMISES.guide,
+        "mu",
+        Pathwise,
+        "VonMises cannot be differentiated",
+    ),
+    "mixture pathwise": (
+        cases.MIXTURE_GUIDE,
+        cases.two_normals_guide,
+        "mu",
+        Pathwise,
+        "cannot be differentiated",
+    ),
+    "summed under q upstream": (
+        cases.DOWNSTREAM,
+        cases.downstream_guide,
+        "z",
+        Local,
+        r"later draws of the guide \(x\)",
+    ),
+    "summed under q in scan": (
+        cases.AUTOREGRESSIVE_SCAN,
+        cases.autoregressive_scan_guide,
+        "z",
+        Local,
+        r"later draws of the guide \(z\)",
+    ),
+    "part of a joint Gaussian": (
+        cases.LOCATION_SCALE,
+        None,
+        "mu",
+        Score,
+        r"drawn together.*guides\.MeanField\(\)",
+    ),
+    "support that moves": (
+        cases.MOVING_SUPPORT,
+        guides.MeanField(),
+        "x",
+        Score,
+        "support of its factor .* may depend on parameters",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_unsound_override_is_refused(name):
+    case, guide, site, estimator, words = REFUSALS[name]
+    with pytest.raises(PlanError, match=words) as caught:
+        bbvi.plan(case.model, case.data, guide=guide, estimators={site: estimator})
+    message = str(caught.value)
+    assert f"site {site!r}" in message
+    assert f"cannot use {estimator!r}" in message
+    assert "Use estimators." in message or "Leave the override out" in message
+
+
+def test_refusal_names_the_sound_ones():
+    with pytest.raises(
+        PlanError,
+        match=r"Use estimators\.LocalExpectation\(\) or estimators\.ScoreFunction\(\)",
+    ):
+        made(cases.SCAN, estimators={"z": Pathwise})
+
+
+def test_scales_that_differ_refuse_the_sum():
+    def model(y):
+        z = sample("z", dist.Bernoulli(0.3))
+        with handlers.scale(scale=3.0):
+            sample("y", dist.Normal(1.0 * z, 1.0), obs=y)
+
+    data = cases.SCALAR.data
+    choice = bbvi.plan(model, data).choices["z"]
+    assert choice.estimator == Local
+    assert "different scales" in choice.rejected[Marginalized]
+
+
+def test_global_over_a_minibatch_is_not_summed():
+    def model(y):
+        z = sample("z", dist.Bernoulli(0.3))
+        with numpyro.plate("rows", 3, 2) as index:
+            sample("y", dist.Normal(1.0 * z, 1.0), obs=y[index])
+
+    assert bbvi.plan(model, {"y": Y3}).choices["z"].estimator == Local
+    with pytest.raises(PlanError, match=r"'z'.*different scales.*a minibatch"):
+        bbvi.plan(model, {"y": Y3}, estimators={"z": Marginalized})
+
+
+def test_uniform_support_may_move_with_parameters():
+    def guide(y):
+        sample("mu", dist.Uniform(numpyro.param("a", 0.0), numpyro.param("b", 1.0)))
+
+    case = cases.NORMAL
+    plan = bbvi.plan(case.model, case.data, guide=guide)
+    assert plan.choices["mu"].estimator == Pathwise
+    with pytest.raises(PlanError, match=r"'mu'.*support of its factor Uniform"):
+        bbvi.plan(case.model, case.data, guide=guide, estimators={"mu": Score})
+
+
+def test_no_sound_estimator():
+    """A sampler without a derivative whose support moves."""
+
+    def guide(y):
+        low = numpyro.param("low", 0.0)
+        parts = dist.Uniform(low + jnp.zeros(2), low + jnp.array([1.0, 2.0]))
+        sample("mu", dist.MixtureSameFamily(dist.Categorical(jnp.ones(2) / 2), parts))
+
+    case = cases.NORMAL
+    with pytest.raises(PlanError, match=r"'mu'.*no sound estimator.*Write a guide"):
+        bbvi.plan(case.model, case.data, guide=guide)
+
+
+# --- overrides -----------------------------------------------------------------------
+
+
+def test_override_by_argument():
+    plan = made(cases.PLATE, estimators={"z": Score})
+    choice = plan.choices["z"]
+    assert choice.estimator == Score
+    assert choice.reason.startswith("as asked")
+    assert "overridden by ScoreFunction()" in choice.rejected[Local]
+    assert "overridden by ScoreFunction()" in choice.rejected[Marginalized]
+    assert plan.marginalized == ()
+
+
+def test_override_in_the_model():
+    model, data = single(dist.Bernoulli(0.3), infer={"bbvi": Score})
+    assert bbvi.plan(model, data).choices["z"].estimator == Score
+    both = bbvi.plan(model, data, estimators={"z": Local})
+    assert both.choices["z"].estimator == Local, "the argument wins"
+
+
+def test_override_with_options():
+    landing = bbvi.plan(*single(dist.Normal(0, 1)), estimators={"z": Landing})
+    assert landing.choices["z"].estimator.stick_the_landing
+    assert "sticking the landing" in landing.choices["z"].reason
+    assert "Reparameterized(stick_the_landing=True)" in repr(landing)
+    slow = estimators.ScoreFunction(decay=0.99)
+    plan = made(cases.PLATE, estimators={"z": slow})
+    assert plan.choices["z"].estimator == slow
+
+
+def test_asking_to_sum_out_with_a_guide_of_ones_own():
+    def guide(y):
+        sample("mu", dist.Normal(numpyro.param("mu.loc", 0.0), 1.0))
+
+    case = cases.MIXTURE
+    with pytest.raises(PlanError, match=r"'z'.*has no statement in guide: add .*'z'"):
+        bbvi.plan(case.model, case.data, guide=guide)
+    plan = bbvi.plan(case.model, case.data, guide=guide, estimators={"z": Marginalized})
+    assert plan.marginalized == ("z",)
+    with pytest.raises(PlanError, match=r"'z'.*summed out, and .* draws it: leave it"):
+        bbvi.plan(
+            case.model, case.data, guide=case.guide, estimators={"z": Marginalized}
+        )
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+def refused(match, case=cases.PLATE, kind=ValueError, **arguments):
+    with pytest.raises(kind, match=match) as caught:
+        bbvi.plan(case.model, case.data, **arguments)
+    return str(caught.value)
+
+
+def test_unknown_site():
+    refused(r"'w', which is no latent site; .* are z", estimators={"w": Score})
+    refused(r"'y', which is no latent site", estimators={"y": Score})
+
+
+@pytest.mark.parametrize("wrong", ["score", estimators.ScoreFunction, None, 3])
+def test_estimator_of_a_wrong_type(wrong):
+    refused(r"'z' must be one of bbvi.estimators", estimators={"z": wrong})
+
+
+def test_estimator_of_a_wrong_type_in_the_model():
+    model, data = single(dist.Bernoulli(0.3), infer={"bbvi": {"estimator": "score"}})
+    with pytest.raises(PlanError, match=r"'z' must be one of bbvi.estimators"):
+        bbvi.plan(model, data)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_too_few_particles(number):
+    refused(f"num_particles must be at least 1; found {number}", num_particles=number)
+
+
+@pytest.mark.parametrize("number", [1.5, "2", True])
+def test_particles_of_a_wrong_type(number):
+    refused("num_particles must be an int", num_particles=number)
+
+
+def test_guide_class():
+    refused(r"guide is the class FullRank: write FullRank\(\)", guide=guides.FullRank)
+
+
+def test_guide_of_a_wrong_type():
+    refused(r"guide must be a family .* found str", guide="mean field")
+
+
+def test_guide_that_misses_a_latent():
+    refused(
+        r"'mu'.* has no statement in plate_guide",
+        cases.MIXTURE,
+        guide=cases.plate_guide,
+    )
+
+
+def test_guide_with_an_unknown_draw():
+    def guide(y):
+        sample("z", dist.Bernoulli(0.5 * jnp.ones(3)))
+        sample("extra", dist.Normal(0, 1))
+
+    message = refused(
+        r"guide draws 'extra', which is no latent of the model \(z\)", guide=guide
+    )
+    assert "is_auxiliary" in message
+
+
+def test_guide_of_another_shape():
+    def guide(y):
+        sample("z", dist.Bernoulli(0.5 * jnp.ones(2)))
+
+    refused(r"draws 'z' with shape \(2,\), the model has \(3,\)", guide=guide)
+
+
+def test_guide_of_another_kind():
+    def guide(y):
+        sample("z", dist.Normal(jnp.zeros(3), 1))
+
+    refused(r"'z' from a Normal, .* one is discrete, the other is not", guide=guide)
+
+
+def test_guide_that_takes_other_arguments():
+    def guide(x):
+        sample("z", dist.Bernoulli(0.5 * jnp.ones(3)))
+
+    refused("guide cannot be run.*unexpected keyword argument 'y'", guide=guide)
+
+
+def test_guide_that_branches_on_a_draw():
+    def guide(y):
+        z = sample("z", dist.Bernoulli(0.5 * jnp.ones(3)))
+        if z[0]:
+            pass
+
+    refused(r"guide uses the value of a latent.*jnp\.where", guide=guide)
+
+
+def test_guide_with_a_constraint_that_moves():
+    def guide(y):
+        top = dist.constraints.interval(0.0, y.max())
+        p = numpyro.param("p", 0.1 * jnp.ones(3), constraint=top)
+        sample("z", dist.Bernoulli(p))
+
+    refused("parameter 'p' has a constraint that is computed", guide=guide)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (cases.mixed_minibatch(2), None),
+        (cases.minibatch(2), "none"),
+    ],
+)
+def test_full_rank_on_minibatches(case, words):
+    """It carries no local continuous site; discrete ones are not its business."""
+    plan = bbvi.plan(case.model, case.data, guide=guides.FullRank())
+    assert plan.guide == guides.FullRank()
+
+
+def test_full_rank_refuses_scaled_sites():
+    def model(y):
+        with numpyro.plate("rows", 3, 2) as index:
+            z = sample("z", dist.Normal(0, 1))
+            sample("y", dist.Normal(z, 1), obs=y[index])
+
+    with pytest.raises(PlanError, match=r"'z'.*scaled.*use guides\.MeanField\(\)"):
+        bbvi.plan(model, {"y": Y3}, guide=guides.FullRank())
+    assert bbvi.plan(model, {"y": Y3}).guide == guides.MeanField()
+
+
+def test_support_without_a_factor():
+    def model(n, y):
+        z = sample("z", dist.Binomial(n, 0.4))
+        sample("y", dist.Normal(1.0 * z.sum(), 1.0), obs=y)
+
+    data = {"n": np.array([3, 5]), "y": cases.SCALAR.data["y"]}
+    with pytest.raises(
+        PlanError, match=r"'z'.*no factor.*counts given as ints.*guide="
+    ):
+        bbvi.plan(model, data)
+
+
+def test_all_problems_in_one_error():
+    message = refused(
+        "plate_model has no sound plan",
+        guide="nonsense",
+        estimators={"w": Score, "z": 3},
+        num_particles=0,
+    )
+    assert message.count("\n  - ") == 4
+
+
+def test_analysis_problems_come_first():
+    with pytest.raises(ValueError, match="argument 'y' has 1 values that are NaN"):
+        bbvi.plan(cases.plate_model, {"y": np.array([np.nan, 1.0, 2.0])})
+
+
+# --- the plan itself -----------------------------------------------------------------
+
+
+def test_prints():
+    lines = repr(made(cases.MIXTURE, num_particles=1)).splitlines()
+    assert lines[0] == "Plan for mixture_model"
+    assert "guide      MeanField(): one dimension" in lines
+    assert "gradient   1 particle a step" in lines
+    assert any(x.startswith("mu    Reparameterized()  continuous") for x in lines)
+    assert any(x.startswith("z     Marginalized()     finite") for x in lines)
+    assert "  LocalExpectation for z: Marginalized is preferred" in lines
+    assert "gradient   2 particles a step" in repr(made(cases.MIXTURE, num_particles=2))
+
+
+def test_init_has_the_shapes_of_the_parameters():
+    plan = bbvi.plan(
+        cases.LOCATION_SCALE.model, cases.LOCATION_SCALE.data, guide=guides.MeanField()
+    )
+    first, again = plan.init(jax.random.key(0)), plan.init(jax.random.key(0))
+    assert set(first) == set(plan.parameters) == set(cases.LOCATION_SCALE.params)
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+    other = plan.init(jax.random.key(1))
+    assert any(not np.array_equal(first[n], other[n]) for n in first)
+
+
+def test_init_holds_whole_plates_and_the_models_parameters():
+    plan = made(cases.minibatch(2), estimators={"z": Score})
+    assert plan.init(jax.random.key(0))["z.logits"].shape == (5,)
+    plan = made(cases.CATEGORICAL)
+    assert plan.init(jax.random.key(0))["m"].shape == (3,)
+
+
+def test_fingerprint_tells_plans_apart():
+    plain, scored = made(cases.PLATE), made(cases.PLATE, estimators={"z": Score})
+    assert plain.fingerprint == made(cases.PLATE).fingerprint
+    assert plain.fingerprint != scored.fingerprint
+
+
+def test_plan_feeds_the_loss():
+    plan = made(cases.MIXTURE)
+    value, info = bbvi.loss(plan)(
+        plan.init(jax.random.key(0)), jax.random.key(1), cases.MIXTURE.data
+    )
+    assert np.isfinite(value)
+    np.testing.assert_allclose(-value, info.elbo, rtol=1e-6)
+    np.testing.assert_allclose(sum(info.terms.values()), info.elbo, rtol=1e-5)
