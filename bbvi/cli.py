@@ -144,7 +144,10 @@ def _member(module: ModuleType, name: str, path: pathlib.Path) -> Any:
 
 def _read_data(path: pathlib.Path) -> dict[str, Any]:
     if path.suffix == ".json":
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error})") from error
     if path.suffix != ".csv":
         raise ValueError(f"--data must be a .json or .csv file; found {str(path)!r}")
     with path.open(newline="") as file:
@@ -153,7 +156,7 @@ def _read_data(path: pathlib.Path) -> dict[str, Any]:
         return {
             name: np.array([json.loads(row[name]) for row in rows]) for name in rows[0]
         }
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise ValueError(
             f"{path} must have a header and rows of numbers ({error})"
         ) from error

@@ -4,6 +4,7 @@ Pure, as `bbvi.objective` is. Sites that were summed out of the model are drawn 
 their exact conditional.
 """
 
+import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import Array, Data, Key, Params, Values
 from bbvi.analysis import analyze
+from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, run
 from bbvi.estimators.summation import MARGINAL, model_terms, value_table
 from bbvi.joint import constrain, run_guide, with_full_plates
@@ -113,18 +115,27 @@ def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> 
     """Observed and deterministic sites of the model, drawn anew given latents.
 
     Args:
-        plan: Over whole plates.
+        plan: The plan; its plates are taken whole, at their size under ``data``.
         params: Unconstrained parameters.
         key: Of the draws.
         data: The model's arguments, not needed to be those of the fit.
-        drawn: One draw of the latent sites.
+        drawn: One draw of the latent sites; those that have another shape under
+            ``data`` are drawn from the model.
 
     Returns:
         Values by site.
     """
-    given = {**constrain(plan.parameters, params), **drawn}
+    given = constrain(plan.parameters, params)
     model = handlers.uncondition(plan.analysis.model)
-    trace = run(model, data, key, given)
+    first = run(draw_improper(model), data, key, given)
+    for name, site in first.items():
+        if site["type"] == "plate":
+            given[name] = jnp.arange(site["args"][0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="subsample_size does not match")
+        anew = run(draw_improper(model), data, key, given)
+        same = {n: x for n, x in drawn.items() if x.shape == anew[n]["value"].shape}
+        trace = run(model, data, key, {**given, **same})
     kinds = {n: s.kind for n, s in plan.analysis.sites.items()}
     return {
         name: site["value"]

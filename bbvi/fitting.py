@@ -13,7 +13,7 @@ from bbvi._types import Data, Key, Params
 from bbvi.analysis.structure import name_of
 from bbvi.diagnostics import elbo, gradient_snr, psis
 from bbvi.estimators import Estimator
-from bbvi.guides import Guide
+from bbvi.guides import Guide, MeanField
 from bbvi.optimize.loop import Seen, State
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Plateaus
@@ -34,6 +34,14 @@ LOWER = 0.25
 """Factor from one learning rate to the next."""
 TOLERANCE = 0.05
 """Gain of the bound, in nats, that does not justify a lower rate."""
+RESOLUTION = 0.05
+"""Drift of a parameter, in the guide's units, that does not matter."""
+EXPLORED = 3
+"""Chunks that every start of a small model runs before the best is followed."""
+EXPLORABLE = 3_000_000
+"""Numbers in a chunk of one particle up to which a model is small in that sense."""
+EXPLORING = 2**30
+"""First number of the chunks of exploring."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
 NUM_DRAWS = (200, 4_000)
@@ -41,7 +49,10 @@ NUM_DRAWS = (200, 4_000)
 NUM_NUMBERS = 2**26
 """Numbers that all those draws may need, which decides between the two."""
 
-_ADAM = optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
+EPS = 0.01
+"""Of Adam: a gradient far below this many nats a unit moves nothing."""
+
+_ADAM = optax.chain(optax.scale_by_adam(eps=EPS), optax.scale(-1.0))
 
 
 def fit(
@@ -219,9 +230,34 @@ class _Driver:
         self.start_elbos = elbos
         if not np.isfinite(elbos).any():
             raise ValueError(_no_start(self.plan, infos.terms))
-        best = int(np.argmax(np.where(np.isfinite(elbos), elbos, -np.inf)))
-        self._last = jax.tree.map(lambda x: x[best], states)
+        each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
+        each = [e for e, bound in zip(each, elbos, strict=True) if np.isfinite(bound)]
+        if len(each) > 1 and self.programs.size * self.size <= EXPLORABLE:
+            each, elbos = self._explore(each)
+            self.start_elbos = elbos
+        else:
+            elbos = elbos[np.isfinite(elbos)]
+        self._last = each[int(np.nanargmax(elbos))]
         return self._last
+
+    def _explore(self, states: list[State]) -> tuple[list[State], Any]:
+        """A few chunks from every start, as the best start need not end best."""
+        elbos = np.full(len(states), -np.inf)
+        rate = np.float32(RATE if self.limits.lowers else 1.0)
+        for i, start in enumerate(states):
+            state = start
+            for index in range(EXPLORED):
+                number = np.uint32(EXPLORED * i + index + EXPLORING)
+                after, seen = self.programs.chunk(
+                    state, self.key, number, rate, self.data
+                )
+                seen = jax.device_get(seen)
+                if not _is_finite(seen):
+                    break
+                state = after
+                elbos[i] = np.mean(seen.elbos, dtype=np.float64)
+            states[i] = state
+        return states, elbos
 
     def _optimize(self, state: State) -> tuple[State, Status]:
         failures = 0
@@ -267,7 +303,11 @@ class _Driver:
 
     def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
         """At a plateau take its average, lower the rate, and see what that gained."""
-        self.plateaus.add(_ravel(seen.mean), _ravel(seen.variance))
+        self.plateaus.add(
+            _ravel(seen.mean),
+            _ravel(seen.variance),
+            RESOLUTION * _ravel(self.plan.guide.units(seen.mean)),
+        )
         window = self.plateaus.window()
         if window is None:
             return state, False
@@ -324,7 +364,9 @@ class _Driver:
         )
         return Fit(
             status=status,
-            verdict=judge(status, bound, weights, len(made.log_p)),
+            verdict=judge(
+                status, bound, weights, len(made.log_p), _richer(self.plan.guide)
+            ),
             params=params,
             history=history,
             elbo=bound,
@@ -338,6 +380,12 @@ class _Driver:
         return (
             f"first term that was not finite: {_first_term(infos.terms) or 'unknown'}"
         )
+
+
+def _richer(guide: Guide) -> str:
+    if isinstance(guide, MeanField):
+        return "Try guides.FullRank(), or another parameterisation of the model."
+    return "Try another parameterisation of the model."
 
 
 def _is_finite(seen: Seen) -> bool:

@@ -225,7 +225,8 @@ def joint_influence(
 
     Returns:
         ``{term: {node: influence}}``, for every node the later nodes whose draws it
-        feeds (itself too, where that happens inside ``scan``), and a fingerprint of guide and model together.
+        feeds (itself too, where that happens inside ``scan``), and a fingerprint of
+        guide and model together.
     """
     arguments = analysis.arguments
 

@@ -17,7 +17,7 @@ from bbvi.guides import Custom, FullRank, Guide, MeanField
 from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import Node, initial_params, joint_influence, read_guide
 
-FULL_RANK_DIM = 50
+FULL_RANK_DIM = 100
 """Largest dimension for which the full-rank Gaussian is the default."""
 
 

@@ -76,7 +76,7 @@ def programs_of(
         repr(plan.choices),
         repr(type(plan.guide)),
         plan.num_particles,
-        _optimizer_fingerprint(plan, optimizer),
+        _start_fingerprint(plan, optimizer),
         num_steps,
         num_starts,
         jax.config.jax_enable_x64,
@@ -90,13 +90,23 @@ def programs_of(
     return _kept[identity]
 
 
-def _optimizer_fingerprint(plan: Plan, optimizer: optax.GradientTransformation) -> str:
-    params = jax.eval_shape(plan.init, jax.eval_shape(lambda: jax.random.key(0)))
+def _start_fingerprint(plan: Plan, optimizer: optax.GradientTransformation) -> str:
+    """Of the parameters' initial values, and of the optimizer on such parameters."""
+    arguments = plan.analysis.arguments
+
+    def start(key: Key, arrays: Data) -> Params:
+        kwargs = arguments.bind(arrays)
+        return initial_params(
+            plan.analysis.model, plan.program, plan.parameters, kwargs, key
+        )
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    begun, params = jax.make_jaxpr(start, return_shape=True)(key, arguments.shapes)
 
     def update(params: Params) -> Any:
         return optimizer.update(params, optimizer.init(params), params)
 
-    return fingerprint(jax.make_jaxpr(update)(params))
+    return fingerprint(begun) + fingerprint(jax.make_jaxpr(update)(params))
 
 
 def _without_data(plan: Plan) -> Plan:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._types import Data, Key, Params
+from bbvi.analysis.arguments import read_arguments
 from bbvi.diagnostics import Estimate, Smoothed, psis
-from bbvi.drawing import Draw, predict, whole
+from bbvi.drawing import Draw, predict
 from bbvi.planning import Plan
 from bbvi.programs import Programs, batched
 from bbvi.saving import flatten, write
@@ -145,7 +146,9 @@ class Fit:
 
         Args:
             data: Arguments of the model that differ from those of the fit; observed
-                values among them are ignored. Default: those of the fit.
+                values among them are ignored. Default: those of the fit. Latents whose
+                shape they change, such as the effects of new groups, are drawn from
+                the model given the others.
             num_draws: How many.
             seed: An int or a JAX key.
 
@@ -156,20 +159,22 @@ class Fit:
             ValueError: A loaded fit has no model to predict with.
         """
         live = self._live("predict")
-        arguments = live.plan.analysis.arguments
-        kwargs = {**arguments.static, **arguments.arrays, **(data or {})}
-        unknown = set(kwargs) - set(arguments.static) - set(arguments.arrays)
-        if unknown:
-            raise TypeError(f"the model does not take {', '.join(sorted(unknown))}")
-        plan = whole(live.plan)
+        fitted = live.plan.analysis.arguments
+        new = {
+            n: np.asarray(x) if hasattr(x, "to_numpy") else x
+            for n, x in dict({} if data is None else data).items()
+        }
+        arguments = read_arguments(
+            live.plan.analysis.model, {**fitted.static, **fitted.arrays, **new}
+        )
+        plan = live.plan
         drawn = self.draws(num_draws, seed=seed)
         latents = {name: drawn[name] for name in plan.analysis.latents}
         key = jax.random.fold_in(read_key(seed, self.key), 1)
-        arrays = {n: kwargs[n] for n in arguments.arrays if kwargs[n] is not None}
-        static = {n: v for n, v in kwargs.items() if n not in arrays}
+        kwargs = arguments.bind(arguments.arrays)
 
         def one(key: Key, latents: Any) -> Any:
-            return predict(plan, self.params, key, {**static, **arrays}, latents)
+            return predict(plan, self.params, key, kwargs, latents)
 
         keys = jax.random.split(key, num_draws)
         made = jax.jit(lambda k, v: jax.lax.map(lambda x: one(*x), (k, v)))(

@@ -31,9 +31,13 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], Groups]:
     Raises:
         ValueError: It wrote something else.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "header" not in file:
-            raise ValueError(f"{path} is no file that Fit.save wrote")
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):  # text, or a pickle
+        file = None
+    if not isinstance(file, np.lib.npyio.NpzFile) or "header" not in file:
+        raise ValueError(f"{path} is no file that Fit.save wrote")
+    with file:
         header = json.loads(str(file["header"]))
         groups: Groups = {}
         for name in file.files:

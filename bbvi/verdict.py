@@ -61,9 +61,20 @@ class Verdict:
 
 
 def judge(
-    status: Status, bound: Estimate, weights: Smoothed, num_draws: int
+    status: Status, bound: Estimate, weights: Smoothed, num_draws: int, richer: str
 ) -> Verdict:
-    """The verdict on a fit from its status and the importance ratios of its draws."""
+    """The verdict on a fit from its status and the importance ratios of its draws.
+
+    Args:
+        status: How the optimisation ended.
+        bound: The ELBO.
+        weights: Smoothed importance weights of the draws.
+        num_draws: How many draws.
+        richer: What to try if the family cannot carry the posterior, a sentence.
+
+    Returns:
+        The verdict.
+    """
     threshold = khat_threshold(num_draws)
     share = weights.ess / num_draws
     figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
@@ -77,8 +88,7 @@ def judge(
         return Verdict(
             Level.DO_NOT_TRUST,
             f"{figures}; k-hat should be below {threshold:.2f}",
-            "Try a richer guide, such as guides.FullRank(), or another "
-            "parameterisation.",
+            richer,
         )
     if share < TRUSTED_ESS:
         return Verdict(

@@ -24,6 +24,7 @@ FIRST = 1851
 
 
 def model(year, disasters=None):
+    """Yearly counts with one change of the rate."""
     switch = numpyro.sample("switch", dist.DiscreteUniform(FIRST, 1962))
     early = numpyro.sample("early", dist.Exponential(1.0))
     late = numpyro.sample("late", dist.Exponential(1.0))
@@ -33,12 +34,14 @@ def model(year, disasters=None):
 
 
 def data():
+    """The 112 years and their counts."""
     disasters = np.array([int(digit) for digit in COUNTS])
     return {"year": FIRST + np.arange(len(disasters)), "disasters": disasters}
 
 
 # %% What will be done, before anything is fitted
 def main(num_steps=50_000):
+    """Plan, fit, and the distribution of the year."""
     plan = bbvi.plan(model, data())
     print(plan)
 

@@ -15,6 +15,7 @@ import bbvi
 
 
 def model(features, answer, batch_size):
+    """Binary answers, `batch_size` of them a step."""
     num_rows, num_features = features.shape
     coef = numpyro.sample("coef", dist.Normal(0.0, 1.0).expand([num_features]))
     with numpyro.plate("rows", num_rows, subsample_size=batch_size) as rows:
@@ -23,6 +24,7 @@ def model(features, answer, batch_size):
 
 
 def data(num_rows=2_000, batch_size=100):
+    """Rows with three features, the last without effect."""
     generator = np.random.default_rng(5)
     features = generator.normal(size=(num_rows, 3))
     chance = 1 / (1 + np.exp(-features @ np.array([1.0, -0.5, 0.0])))
@@ -32,6 +34,7 @@ def data(num_rows=2_000, batch_size=100):
 
 # %% The same fit by minibatches and by all rows
 def main(num_steps=50_000, num_rows=2_000):
+    """Fit twice."""
     for batch_size in (100, num_rows):
         rows = data(num_rows, batch_size)
         fit = bbvi.fit(model, rows, max_steps=num_steps, progress=False)

@@ -24,6 +24,7 @@ def parts():
 
 
 def explicit(y):
+    """A discrete latent for each row."""
     share, loc, scale = parts()
     with numpyro.plate("rows", len(y)):
         z = numpyro.sample("z", dist.Bernoulli(share))
@@ -31,6 +32,7 @@ def explicit(y):
 
 
 def by_hand(y):
+    """The same density of `y`, without the latents."""
     share, loc, scale = parts()
     weights = dist.Categorical(jnp.stack([1 - share, share]))
     with numpyro.plate("rows", len(y)):
@@ -39,6 +41,7 @@ def by_hand(y):
 
 
 def data(num_rows=600):
+    """Rows of two components."""
     generator = np.random.default_rng(7)
     second = generator.random(num_rows) < 0.35
     return {"y": np.where(second, 2.5, -1.0) + 0.8 * generator.normal(size=num_rows)}
@@ -46,6 +49,7 @@ def data(num_rows=600):
 
 # %% Two fits, one bound
 def main(num_steps=50_000, num_rows=600):
+    """Fit both, compare the bounds, look at the assignments."""
     options = {"max_steps": num_steps, "progress": False}
     rows = data(num_rows)
     first = bbvi.fit(explicit, rows, **options)

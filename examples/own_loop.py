@@ -17,6 +17,7 @@ import bbvi
 
 
 def model(counts):
+    """Visitors a day; on some days the place is closed."""
     open_share = numpyro.sample("open_share", dist.Beta(1.0, 1.0))
     rate = numpyro.sample("rate", dist.LogNormal(1.0, 1.0))
     with numpyro.plate("days", len(counts)):
@@ -26,6 +27,7 @@ def model(counts):
 
 
 def data():
+    """Two hundred days."""
     generator = np.random.default_rng(3)
     is_open = generator.random(200) < 0.6
     return {"counts": jnp.asarray(generator.poisson(np.where(is_open, 4.0, 0.0)))}
@@ -33,6 +35,8 @@ def data():
 
 # %% The loop
 def run(loss, params, optimizer, num_steps, rows):
+    """The optimisation as one compiled loop."""
+
     def step(carry, key):
         params, state = carry
         gradient, info = jax.grad(loss, has_aux=True)(params, key, rows)
@@ -44,6 +48,7 @@ def run(loss, params, optimizer, num_steps, rows):
 
 
 def main(num_steps=2_000):
+    """Plan, optimise, look at the guide."""
     rows = data()
     # Every day is summed out of the model: the loss has two continuous sites left.
     plan = bbvi.plan(model, rows, guide=bbvi.guides.MeanField(), num_particles=4)

@@ -137,6 +137,19 @@ def test_parameters():
     assert found["s"].constraint is constraints.positive
 
 
+def test_support_of_a_parameter():
+    """The support of its initial value is not the support."""
+
+    def model(y):
+        top = numpyro.param("top", 2.0, constraint=constraints.positive)
+        x = sample("x", dist.Uniform(0, top))
+        sample("y", dist.Uniform(x - top, x + top), obs=y)
+
+    found = bbvi.analyze(model, {"y": 25 * Y3[0]})
+    assert not found.sites["x"].static_support
+    assert not found.sites["y"].static_support
+
+
 def test_scan_with_latents():
     def model(y):
         def step(before, y):

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
@@ -32,7 +33,8 @@ class Guide:
       - make a frozen dataclass whose fields are the options;
       - `refusals` returns sentences for sites that the family cannot carry;
       - `program` returns a NumPyro guide over the named sites, in their order;
-      - `retract` takes a step in units of q, where plain addition would not do;
+      - `retract` takes a step in units of q, where plain addition would not do, and
+        `units` gives their lengths;
       - let `mirrors_model` be True if scale and mask of a model's site shall apply to
         its factor (they then cannot be forgotten), False if the program sets its own.
     """
@@ -56,6 +58,11 @@ class Guide:
         adds the step.
         """
         return jax.tree.map(jnp.add, params, step)
+
+
+    def units(self, params: Params) -> Params:
+        """How far each parameter moves when q changes noticeably; 0 if not known."""
+        return jax.tree.map(np.zeros_like, params)
 
 
 def full_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
@@ -119,6 +120,20 @@ class FullRank(Guide):
             turn = to_tril(step[tril])
             moved[tril] = to_tril.inv(scale @ turn)
         return moved
+
+    def units(self, params: Params) -> Params:
+        """Standard deviations for locations and rows of L, 1 for log diagonals."""
+        units = jax.tree.map(np.ones_like, params)
+        loc, tril = f"{JOINT}.loc", f"{JOINT}.scale_tril"
+        if loc in params:
+            dim, flat = np.size(params[loc]), np.asarray(params[tril])
+            scale = np.diag(np.exp(flat[flat.size - dim :]))
+            below = np.tril_indices(dim, -1)
+            scale[below] = flat[: flat.size - dim]
+            sd = np.sqrt(np.sum(scale**2, 1))
+            units[loc] = sd
+            units[tril] = np.concatenate([sd[below[0]], np.ones(dim)])
+        return units
 
 
 def _flat_centre(

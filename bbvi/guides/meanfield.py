@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
@@ -89,10 +90,19 @@ class MeanField(Guide):
         """Locations move in units of their scales; scales are logarithms already."""
         moved = super().retract(params, step)
         for name in params:
-            if name.endswith(".loc"):
-                log_scale = params[name.removesuffix("loc") + "scale"]
-                moved[name] = params[name] + jnp.exp(log_scale) * step[name]
+            scale = name.removesuffix("loc") + "scale"
+            # A model's own parameter may have such a name too, without a scale.
+            if name.endswith(".loc") and scale in params:
+                moved[name] = params[name] + jnp.exp(params[scale]) * step[name]
         return moved
+
+    def units(self, params: Params) -> Params:
+        """Scales for locations, 1 for logarithms of scales and for logits."""
+        units = jax.tree.map(np.ones_like, params)
+        for name in params:
+            if name.endswith(".loc"):
+                units[name] = np.exp(params[name.removesuffix("loc") + "scale"])
+        return units
 
 
 class _Drawn(Messenger):

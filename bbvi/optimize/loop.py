@@ -99,16 +99,21 @@ def make_chunk(
             return (State(params, inner, baselines), sums), info.elbo
 
         keys = jax.random.split(jax.random.fold_in(key, index), num_steps)
-        carry = (state, (zeros, zeros, zeros, zeros))
-        (state, sums), elbos = jax.lax.scan(step, carry, keys)
-        shift = jax.tree.map(lambda total: total / num_steps, sums[0])
-        variance = jax.tree.map(
-            lambda square, mean: jnp.maximum(square / num_steps - mean**2, 0.0),
-            sums[1],
-            shift,
+        (state, sums), elbos = jax.lax.scan(step, (state, (zeros,) * 4), keys)
+        moved, squares, gradient_sum, gradient_square = sums
+        shift = jax.tree.map(lambda total: total / num_steps, moved)
+        seen = Seen(
+            elbos=elbos,
+            mean=jax.tree.map(jnp.add, start, shift),
+            variance=jax.tree.map(
+                lambda square, mean: jnp.maximum(square / num_steps - mean**2, 0.0),
+                squares,
+                shift,
+            ),
+            gradient_sum=gradient_sum,
+            gradient_square=gradient_square,
         )
-        mean = jax.tree.map(jnp.add, start, shift)
-        return state, Seen(elbos, mean, variance, sums[2], sums[3])
+        return state, seen
 
     return chunk
 

@@ -44,10 +44,16 @@ class Plateaus:
     means: list[Vector] = field(default_factory=list)
     variances: list[Vector] = field(default_factory=list)
 
-    def add(self, mean: Vector, variance: Vector) -> None:
-        """Take note of one more chunk."""
+    def add(self, mean: Vector, variance: Vector, resolution: Vector) -> None:
+        """Take note of one more chunk.
+
+        Args:
+            mean: Of its iterates.
+            variance: Of its iterates.
+            resolution: Distance that is not told from standing still.
+        """
         self.means.append(mean)
-        self.variances.append(variance)
+        self.variances.append(variance + resolution**2)
 
     def window(self) -> int | None:
         """Number of latest chunks whose average is a candidate, or None."""
@@ -58,7 +64,7 @@ class Plateaus:
             if size >= self.min_chunks:
                 means = np.stack(self.means[-size:])
                 rhat = split_rhat(means, np.stack(self.variances[-size:]), self.size)
-                if np.quantile(rhat, self.quantile) <= self.threshold:
+                if not rhat.size or np.quantile(rhat, self.quantile) <= self.threshold:
                     return size
         return None
 

@@ -1,0 +1,105 @@
+"""Programs are kept by what they compute."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+
+import bbvi
+from bbvi import estimators, guides, programs
+from bbvi.programs import KEPT, programs_of
+
+ADAM = optax.adam(0.1)
+
+
+def define(scale=1.0, prior=1.0):
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, prior))
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu + z, scale), obs=y)
+
+    return model
+
+
+def kept(model=None, y=(1.0, 2.0), optimizer=ADAM, steps=10, starts=2, **options):
+    plan = bbvi.plan(model or define(), {"y": np.array(y)}, **options)
+    return programs_of(plan, optimizer, steps, starts)
+
+
+@pytest.fixture(autouse=True)
+def _empty(monkeypatch):
+    monkeypatch.setattr(programs, "_kept", type(programs._kept)())
+
+
+def test_equal_plans_share_their_programs():
+    assert kept() is kept()
+    assert kept() is kept(define(), y=[5.0, 3.0])
+    assert kept() is kept(optimizer=optax.adam(0.1))
+
+
+DIFFERENT = {
+    "a constant of the likelihood": {"model": define(scale=2.0)},
+    "a constant of the prior": {"model": define(prior=2.0)},
+    "shape of the data": {"y": [1.0, 2.0, 3.0]},
+    "dtype of the data": {"y": [1, 2]},
+    "learning rate": {"optimizer": optax.adam(0.2)},
+    "optimizer": {"optimizer": optax.sgd(0.1)},
+    "schedule": {"optimizer": optax.adam(optax.exponential_decay(0.1, 10, 0.5))},
+    "steps": {"steps": 11},
+    "starts": {"starts": 3},
+    "particles": {"num_particles": 3},
+    "guide": {"guide": guides.FullRank()},
+    "estimator": {"estimators": {"z": estimators.LocalExpectation()}},
+    "option of an estimator": {
+        "estimators": {"mu": estimators.Reparameterized(stick_the_landing=True)}
+    },
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_what_changes_the_computation_has_programs_of_its_own(case):
+    assert kept() is not kept(**DIFFERENT[case])
+
+
+def test_a_constant_array_of_the_model_counts():
+    def define(offset):
+        def model(y):
+            mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(mu + offset, 1.0), obs=y)
+
+        return model
+
+    one, two = jnp.array([1.0, 2.0]), jnp.array([1.0, 3.0])
+    assert kept(define(one)) is kept(define(one + 0))
+    assert kept(define(one)) is not kept(define(two))
+
+
+def test_own_guides_count():
+    def define_guide(start):
+        def guide(y):
+            loc = numpyro.param("loc", start)
+            numpyro.sample("mu", dist.Normal(loc, 1.0))
+            numpyro.sample("z", dist.Bernoulli(0.5))
+
+        return guide
+
+    one = kept(guide=define_guide(0.0))
+    assert one is kept(guide=define_guide(0.0))
+    assert one is not kept(guide=define_guide(1.0))
+
+
+def test_only_so_many_are_kept_and_the_oldest_goes():
+    first = kept(steps=1)
+    for steps in range(2, KEPT + 2):
+        kept(steps=steps)
+    assert len(programs._kept) == KEPT
+    assert kept(steps=1) is not first
+
+
+def test_kept_programs_hold_no_data():
+    plan = bbvi.plan(define(), {"y": np.array([1.0, 2.0])})
+    lean = programs._without_data(plan)
+    held = lean.analysis.arguments.arrays["y"]
+    assert not hasattr(held, "__array__")
