@@ -162,9 +162,7 @@ def read_guide(
     nodes, parameters, auxiliary = trace_abstractly(program, static, reading, shapes)
     if parameters:  # again, so that a support that moves with them is seen to move
         values = {name: parameter.shape for name, parameter in parameters.items()}
-        nodes, _, auxiliary = trace_abstractly(
-            program, static, reading, shapes, values
-        )
+        nodes, _, auxiliary = trace_abstractly(program, static, reading, shapes, values)
     guide = name_of(program)
     problems = [
         f"{analysis.sites[n].describe} has no statement in {guide}: add "

@@ -17,7 +17,15 @@ from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import Array, Data, Key, Params, Values
-from bbvi.analysis.tracing import Trace, log_density, log_prob, refine, run, scaled, unmask
+from bbvi.analysis.tracing import (
+    Trace,
+    log_density,
+    log_prob,
+    refine,
+    run,
+    scaled,
+    unmask,
+)
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.score import in_blocks, leave_one_out, reached_cost
 from bbvi.estimators.summation import model_terms

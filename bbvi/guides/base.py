@@ -59,7 +59,6 @@ class Guide:
         """
         return jax.tree.map(jnp.add, params, step)
 
-
     def units(self, params: Params) -> Params:
         """How far each parameter moves when q changes noticeably; 0 if not known."""
         return jax.tree.map(np.zeros_like, params)

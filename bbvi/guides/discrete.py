@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
+from scipy.special import softmax
 
-from bbvi._types import Array, Key, Values
+from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import full_shape, rows
 
@@ -99,9 +101,25 @@ def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
         logits = numpyro.param(f"{name}.logits", _jitter(shape))
         factor = dist.BernoulliLogits(rows(analysis, site, logits, indices))
     else:
-        logits = numpyro.param(f"{name}.logits", _jitter((*shape, len(site.values))))
+        logits = numpyro.param(f"{name}.table", _jitter((*shape, len(site.values))))
         factor = Table(rows(analysis, site, logits, indices), int(site.values[0]))
     return numpyro.sample(name, factor.to_event(site.event_dim))
+
+
+def discrete_units(params: Params) -> Params:
+    r"""Lengths over which probabilities change noticeably, by parameter.
+
+    $1 / \sqrt{p (1 - p)}$ for the logit of a value of probability $p$: far out nothing
+    changes any more, however far logits drift.
+    """
+    units = {}
+    for name, logits in params.items():
+        if name.endswith((".logits", ".table")):
+            zeros = np.zeros_like(logits)
+            is_table = name.endswith(".table")
+            p = softmax(logits, -1) if is_table else softmax([logits, zeros], 0)[0]
+            units[name] = 1 / np.sqrt(np.maximum(p * (1 - p), 1e-12))
+    return units
 
 
 def _jitter(shape: tuple[int, ...]):  # noqa: ANN202

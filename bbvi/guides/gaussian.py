@@ -23,7 +23,7 @@ from bbvi.guides.base import (
     support_of,
     unconstrained_shape,
 )
-from bbvi.guides.discrete import discrete_refusal, sample_discrete
+from bbvi.guides.discrete import discrete_refusal, discrete_units, sample_discrete
 
 MAX_DIM = 1_000
 """Largest dimension of a full-rank Gaussian: its parameters grow with the square."""
@@ -123,7 +123,7 @@ class FullRank(Guide):
 
     def units(self, params: Params) -> Params:
         """Standard deviations for locations and rows of L, 1 for log diagonals."""
-        units = jax.tree.map(np.ones_like, params)
+        units = {**jax.tree.map(np.ones_like, params), **discrete_units(params)}
         loc, tril = f"{JOINT}.loc", f"{JOINT}.scale_tril"
         if loc in params:
             dim, flat = np.size(params[loc]), np.asarray(params[tril])

@@ -29,7 +29,7 @@ from bbvi.guides.base import (
     support_of,
     unconstrained_shape,
 )
-from bbvi.guides.discrete import discrete_refusal, sample_discrete
+from bbvi.guides.discrete import discrete_refusal, discrete_units, sample_discrete
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class MeanField(Guide):
 
     def units(self, params: Params) -> Params:
         """Scales for locations, 1 for logarithms of scales and for logits."""
-        units = jax.tree.map(np.ones_like, params)
+        units = {**jax.tree.map(np.ones_like, params), **discrete_units(params)}
         for name in params:
             if name.endswith(".loc"):
                 units[name] = np.exp(params[name.removesuffix("loc") + "scale"])
