@@ -2,25 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from bbvi._types import Data, Key, Params
-from bbvi.analysis.structure import name_of
-from bbvi.diagnostics import elbo, gradient_snr, psis
+from bbvi.driving import Driver, Limits
 from bbvi.estimators import Estimator
-from bbvi.guides import Guide, MeanField
-from bbvi.optimize.loop import Seen, State
+from bbvi.guides import Guide
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan, plan
-from bbvi.programs import FRESH, Programs, batched, programs_of
-from bbvi.result import Fit, History, Live, read_key
-from bbvi.verdict import Status, judge
+from bbvi.programs import Programs, programs_of
+from bbvi.result import Fit, read_key
 
 CHUNK = 100
 """Steps between two looks of the host."""
@@ -28,27 +23,6 @@ MAX_STEPS = 50_000
 """Default limit on steps."""
 NUM_STARTS = 8
 """Default number of starts."""
-RATE = 0.05
-"""First learning rate of Adam, in units of q's standard deviations."""
-LOWER = 0.25
-"""Factor from one learning rate to the next."""
-TOLERANCE = 0.05
-"""Gain of the bound, in nats, that does not justify a lower rate."""
-RESOLUTION = 0.05
-"""Drift of a parameter, in the guide's units, that does not matter."""
-EXPLORED = 3
-"""Chunks that every start of a small model runs before the best is followed."""
-EXPLORABLE = 3_000_000
-"""Numbers in a chunk of one particle up to which a model is small in that sense."""
-EXPLORING = 2**30
-"""First number of the chunks of exploring."""
-MAX_FAILURES = 8
-"""Chunks in a row that may fail to be finite."""
-NUM_DRAWS = (200, 4_000)
-"""Fewest and most draws behind the bound and the k-hat of a fit."""
-NUM_NUMBERS = 2**26
-"""Numbers that all those draws may need, which decides between the two."""
-
 EPS = 0.01
 """Of Adam: a gradient far below this many nats a unit moves nothing."""
 
@@ -125,7 +99,7 @@ def fit(
     size = limits.max_steps // -(-limits.max_steps // CHUNK)
     programs = programs_of(made, optimizer or _ADAM, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
-    driver = _Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
+    driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
     return driver.run()
 
 
@@ -134,18 +108,9 @@ def default_programs(made: Plan) -> Programs:
     return programs_of(made, _ADAM, CHUNK, NUM_STARTS)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    num_starts: int
-    max_steps: int
-    max_seconds: float
-    lowers: bool
-    progress: Progress
-
-
 def _read_limits(
     num_starts: Any, max_steps: Any, max_seconds: Any, optimizer: Any, progress: Any
-) -> _Limits:
+) -> Limits:
     counts = {"num_starts": num_starts, "max_steps": max_steps}
     for name, count in counts.items():
         if count is None:
@@ -167,266 +132,10 @@ def _read_limits(
         shown = Bar() if progress else Silent()
     else:
         raise TypeError(f"progress must be a bool or a Progress; found {progress!r}")
-    return _Limits(
+    return Limits(
         num_starts=int(num_starts or NUM_STARTS),
         max_steps=int(max_steps or MAX_STEPS),
         max_seconds=float(max_seconds or np.inf),
         lowers=optimizer is None,
         progress=shown,
     )
-
-
-@dataclass
-class _Candidate:
-    """Averaged parameters at one rate, and the log weights of common draws."""
-
-    params: Params
-    log_weights: Any
-
-    @property
-    def elbo(self) -> float:
-        return float(np.mean(self.log_weights))
-
-
-@dataclass
-class _Driver:
-    """The host's side of a fit: what happens between chunks."""
-
-    plan: Plan
-    programs: Programs
-    data: Data
-    key: Key
-    limits: _Limits
-    size: int
-    begun: float
-    plateaus: Plateaus
-    rate: float = 1.0
-    num_chunks: int = 0
-    steps: int = 0
-    note: str = ""
-    best: _Candidate | None = None
-    rows: list[tuple[int, float, float]] = field(default_factory=list)
-    snr: list[dict[str, float]] = field(default_factory=list)
-    start_elbos: Any = None
-
-    def run(self) -> Fit:
-        state = self._start()
-        self.rate = RATE if self.limits.lowers else 1.0
-        self.limits.progress.start(self.limits.max_steps)
-        status = Status.INTERRUPTED
-        try:
-            state, status = self._optimize(state)
-        except KeyboardInterrupt:
-            state = self._last
-        finally:
-            self.limits.progress.close(str(status))
-        params = self._final(state, status)
-        return self._finish(params, status)
-
-    def _start(self) -> State:
-        """The best of several starts."""
-        states, infos = jax.device_get(self.programs.screen(self.key, self.data))
-        elbos = np.asarray(infos.elbo, np.float64)
-        self.start_elbos = elbos
-        if not np.isfinite(elbos).any():
-            raise ValueError(_no_start(self.plan, infos.terms))
-        each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
-        each = [e for e, bound in zip(each, elbos, strict=True) if np.isfinite(bound)]
-        if len(each) > 1 and self.programs.size * self.size <= EXPLORABLE:
-            each, elbos = self._explore(each)
-            self.start_elbos = elbos
-        else:
-            elbos = elbos[np.isfinite(elbos)]
-        self._last = each[int(np.nanargmax(elbos))]
-        return self._last
-
-    def _explore(self, states: list[State]) -> tuple[list[State], Any]:
-        """A few chunks from every start, as the best start need not end best."""
-        elbos = np.full(len(states), -np.inf)
-        rate = np.float32(RATE if self.limits.lowers else 1.0)
-        for i, start in enumerate(states):
-            state = start
-            for index in range(EXPLORED):
-                number = np.uint32(EXPLORED * i + index + EXPLORING)
-                after, seen = self.programs.chunk(
-                    state, self.key, number, rate, self.data
-                )
-                seen = jax.device_get(seen)
-                if not _is_finite(seen):
-                    break
-                state = after
-                elbos[i] = np.mean(seen.elbos, dtype=np.float64)
-            states[i] = state
-        return states, elbos
-
-    def _optimize(self, state: State) -> tuple[State, Status]:
-        failures = 0
-        while True:
-            index, rate = np.uint32(self.num_chunks + 1), np.float32(self.rate)
-            after, seen = self.programs.chunk(state, self.key, index, rate, self.data)
-            seen = jax.device_get(seen)
-            self.num_chunks += 1
-            self.steps += self.size
-            if _is_finite(seen):
-                state, failures = after, 0
-                self._last = state
-                self._note_chunk(seen)
-                state, done = self._look(state, seen)
-                if done:
-                    return state, Status.CONVERGED
-            else:
-                failures += 1
-                self.rate *= 0.5
-                self.plateaus.reset()
-                if failures == MAX_FAILURES:
-                    self.note = self._first_bad(state)
-                    return state, Status.NOT_FINITE
-            if self.steps + self.size > self.limits.max_steps:
-                return state, Status.MAX_STEPS
-            if time.monotonic() - self.begun > self.limits.max_seconds:
-                return state, Status.MAX_SECONDS
-
-    def _note_chunk(self, seen: Seen) -> None:
-        bound = float(np.mean(seen.elbos, dtype=np.float64))
-        self.rows.append((self.steps, bound, self.rate))
-        self.snr.append(
-            {
-                site: gradient_snr(
-                    _ravel({n: seen.gradient_sum[n] for n in names}),
-                    _ravel({n: seen.gradient_square[n] for n in names}),
-                    self.size,
-                )
-                for site, names in _by_site(seen.gradient_sum).items()
-            }
-        )
-        self.limits.progress.update(self.steps, bound, self.rate)
-
-    def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
-        """At a plateau take its average, lower the rate, and see what that gained."""
-        self.plateaus.add(
-            _ravel(seen.mean),
-            _ravel(seen.variance),
-            RESOLUTION * _ravel(self.plan.guide.units(seen.mean)),
-        )
-        window = self.plateaus.window()
-        if window is None:
-            return state, False
-        params = _unravel(self.plateaus.average(window), seen.mean)
-        candidate = self._measure(params)
-        gained = None
-        if self.best is not None:
-            gained = candidate.log_weights - self.best.log_weights
-        if gained is None or np.mean(gained) > 0:
-            self.best = candidate
-        self.plateaus.reset(planned=2 * len(self.plateaus.means))
-        if gained is not None and np.mean(gained) < TOLERANCE:
-            self.note = f"the last plateau gained {np.mean(gained):.3f} nats"
-            return state, True
-        if self.limits.lowers:
-            self.rate *= LOWER
-        return state._replace(params=params), False
-
-    def _num_draws(self) -> int:
-        return int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
-
-    def _measure(self, params: Params) -> _Candidate:
-        """Log weights of draws that are common to all candidates."""
-        made = batched(self.programs.measure, params, self.key, self.data, 1, 0)
-        return _Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
-
-    def _final(self, state: State, status: Status) -> Params:
-        """The best candidate; where there may be a better one, the later iterates."""
-        if status is Status.CONVERGED:
-            return self.best.params
-        candidates = [self._measure(jax.device_get(state.params))]
-        if self.plateaus.means:
-            average = self.plateaus.average(min(2, len(self.plateaus.means)))
-            candidates.append(self._measure(_unravel(average, state.params)))
-        if self.best is not None:
-            candidates.append(self.best)
-        finite = [c for c in candidates if np.isfinite(c.elbo)]
-        return max(finite or candidates[:1], key=lambda c: c.elbo).params
-
-    def _finish(self, params: Params, status: Status) -> Fit:
-        times = -(-self._num_draws() // self.programs.batch)
-        draw, first = self.programs.measure, FRESH
-        made = batched(draw, params, self.key, self.data, times, first)
-        bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
-        rows = np.array(self.rows or [(0, np.nan, self.rate)])
-        sites = list(self.snr[0]) if self.snr else []
-        history = History(
-            step=rows[:, 0].astype(int),
-            elbo=rows[:, 1],
-            learning_rate=rows[:, 2],
-            snr={site: np.array([row[site] for row in self.snr]) for site in sites},
-            start_elbos=self.start_elbos,
-            note=self.note,
-        )
-        return Fit(
-            status=status,
-            verdict=judge(
-                status, bound, weights, len(made.log_p), _richer(self.plan.guide)
-            ),
-            params=params,
-            history=history,
-            elbo=bound,
-            weights=weights,
-            key=self.key,
-            live=Live(self.plan, self.programs, self.data),
-        )
-
-    def _first_bad(self, state: State) -> str:
-        _, infos = jax.device_get(self.programs.screen(self.key, self.data))
-        return (
-            f"first term that was not finite: {_first_term(infos.terms) or 'unknown'}"
-        )
-
-
-def _richer(guide: Guide) -> str:
-    if isinstance(guide, MeanField):
-        return "Try guides.FullRank(), or another parameterisation of the model."
-    return "Try another parameterisation of the model."
-
-
-def _is_finite(seen: Seen) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves((seen.elbos, seen.mean)))
-
-
-def _first_term(terms: Mapping[str, Any]) -> str | None:
-    return next((n for n, x in terms.items() if not np.isfinite(x).all()), None)
-
-
-def _no_start(made: Plan, terms: Mapping[str, Any]) -> str:
-    """Which term of the bound no start could make finite."""
-    bad = _first_term(terms)
-    site = made.analysis.sites.get(bad)
-    where = site.describe if site else f"term {bad!r}"
-    return (
-        f"{name_of(made.analysis.model)} has no start with a finite bound; the first "
-        f"term that is not finite is {where}. Check that its data are possible under "
-        f"the model and the scale of its parameters, or raise num_starts"
-    )
-
-
-def _by_site(params: Params) -> dict[str, list[str]]:
-    """Names of parameters by the site that they belong to."""
-    sites: dict[str, list[str]] = {}
-    for name in params:
-        sites.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    return sites
-
-
-def _ravel(tree: Any) -> Any:
-    leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
-    return np.concatenate(leaves) if leaves else np.zeros(0)
-
-
-def _unravel(vector: Any, like: Any) -> Any:
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(x) for x in leaves])
-    parts = np.split(vector, ends[:-1])
-    shaped = [
-        part.reshape(np.shape(x)).astype(np.asarray(x).dtype)
-        for part, x in zip(parts, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, shaped)

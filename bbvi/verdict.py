@@ -61,7 +61,12 @@ class Verdict:
 
 
 def judge(
-    status: Status, bound: Estimate, weights: Smoothed, num_draws: int, richer: str
+    status: Status,
+    bound: Estimate,
+    weights: Smoothed,
+    num_draws: int,
+    richer: str = "",
+    num_modes: int = 1,
 ) -> Verdict:
     """The verdict on a fit from its status and the importance ratios of its draws.
 
@@ -71,6 +76,7 @@ def judge(
         weights: Smoothed importance weights of the draws.
         num_draws: How many draws.
         richer: What to try if the family cannot carry the posterior, a sentence.
+        num_modes: Different places where starts ended with about the same bound.
 
     Returns:
         The verdict.
@@ -83,6 +89,13 @@ def judge(
     if not np.isfinite(bound.value):
         reason = "the bound is not finite"
         return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
+    if num_modes > 1:
+        reason = f"starts ended in {num_modes} different places with similar bounds"
+        remedy = (
+            "The posterior has several modes, of which q holds one: order exchangeable "
+            "parameters, or compare fits by seed."
+        )
+        return Verdict(Level.DO_NOT_TRUST, reason, remedy)
     is_even = share >= EVEN_ESS and weights.khat < 1.0
     if not (weights.khat < threshold or is_even):
         return Verdict(

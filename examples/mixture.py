@@ -13,30 +13,31 @@ import numpyro.distributions as dist
 
 import bbvi
 
+SCALE = 0.8
+
 
 def parts():
-    """Weight of the second component, locations, and common scale."""
+    """Weight of the second component, and both locations."""
     share = numpyro.sample("share", dist.Beta(2.0, 2.0))
     middle = numpyro.sample("middle", dist.Normal(0.0, 3.0))
     gap = numpyro.sample("gap", dist.LogNormal(1.0, 0.5))
-    scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
-    return share, middle + gap * jnp.array([-0.5, 0.5]), scale
+    return share, middle + gap * jnp.array([-0.5, 0.5])
 
 
 def explicit(y):
     """A discrete latent for each row."""
-    share, loc, scale = parts()
+    share, loc = parts()
     with numpyro.plate("rows", len(y)):
         z = numpyro.sample("z", dist.Bernoulli(share))
-        numpyro.sample("y", dist.Normal(loc[z], scale), obs=y)
+        numpyro.sample("y", dist.Normal(loc[z], SCALE), obs=y)
 
 
 def by_hand(y):
     """The same density of `y`, without the latents."""
-    share, loc, scale = parts()
+    share, loc = parts()
     weights = dist.Categorical(jnp.stack([1 - share, share]))
     with numpyro.plate("rows", len(y)):
-        mixture = dist.MixtureSameFamily(weights, dist.Normal(loc, scale))
+        mixture = dist.MixtureSameFamily(weights, dist.Normal(loc, SCALE))
         numpyro.sample("y", mixture, obs=y)
 
 
@@ -44,7 +45,7 @@ def data(num_rows=600):
     """Rows of two components."""
     generator = np.random.default_rng(7)
     second = generator.random(num_rows) < 0.35
-    return {"y": np.where(second, 2.5, -1.0) + 0.8 * generator.normal(size=num_rows)}
+    return {"y": np.where(second, 2.5, -1.0) + SCALE * generator.normal(size=num_rows)}
 
 
 # %% Two fits, one bound

@@ -71,8 +71,8 @@ class Case:
     summed: tuple[str, ...] = ()
     whole: Mapping[str, Any] | None = None
     exact: Callable[[Any], Any] | None = None
-    samples: int = 10_000
-    detectable: float = 0.15
+    samples: int = 16_000
+    detectable: float = 0.25
 
     def bound(self, params):
         """The exact ELBO."""
@@ -974,8 +974,8 @@ GRADIENTS: dict[str, Case] = {
     "normal, sticking the landing": by(NORMAL, mu=Landing),
     "normal, score": by(NORMAL, mu=Score),
     "positive, pathwise": POSITIVE,
-    "positive, sticking the landing": by(POSITIVE, mu=Landing),
-    "positive, score": by(POSITIVE, mu=Score),
+    "positive, sticking the landing": by(POSITIVE, mu=Landing).but(samples=30_000),
+    "positive, score": by(POSITIVE, mu=Score).but(samples=60_000),
     "gamma, pathwise": GAMMA,
     "gamma, sticking the landing": by(GAMMA, mu=Landing),
     "gamma, score": by(GAMMA, mu=Score),
@@ -990,11 +990,11 @@ GRADIENTS: dict[str, Case] = {
     "rounding, score": ROUNDING,
     "full rank": FULL_RANK,
     "full rank, sticking the landing": by(FULL_RANK, mu=Landing, sigma=Landing),
-    "mean field": LOCATION_SCALE,
+    "mean field": LOCATION_SCALE.but(samples=40_000),
     "mean field, sticking the landing": by(LOCATION_SCALE, mu=Landing, sigma=Landing),
     "mean field, one scored": by(LOCATION_SCALE, sigma=Score),
     "support of a parameter": PARAMETER_SUPPORT,
-    "moving support": MOVING_SUPPORT,
+    "moving support": MOVING_SUPPORT.but(samples=20_000),
 }
 for _name, _case in COUPLED.items():
     GRADIENTS[f"coupled by {_name}, local"] = by(_case, z=Local)

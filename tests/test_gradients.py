@@ -71,7 +71,7 @@ def exact_of(case):
 def demands(case, exact):
     """Of the error found and the error of single precision, oracle included."""
     largest = np.full(exact.shape, np.abs(exact[1:]).max(initial=0.3))
-    largest[0] = abs(exact[0])
+    largest[0] = max(abs(exact[0]), 0.3)
     return {"detectable": case.detectable * largest, "rounding": 1e-4 * largest}
 
 
@@ -120,7 +120,7 @@ def test_marginal_bound_is_the_evidence():
     np.testing.assert_allclose(-value, exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["plate, score of 1", "scan, score of 1"])
+@pytest.mark.parametrize("name", ["plate, score of 1", slowly("scan, score of 1")])
 def test_baselines_leave_the_gradient_unbiased_and_quieter(name):
     case = GRADIENTS[name]
     plan = plan_of(case)
@@ -179,9 +179,7 @@ def control(name, plan=None, **changes):
     assert_biased(draws, exact, **demands(case, exact))
 
 
-@pytest.mark.parametrize(
-    "name", ["scalar, score of 4", "plate, score of 4", "scan, score of 2", "poisson"]
-)
+@pytest.mark.parametrize("name", ["plate, score of 4", "scan, score of 2"])
 def test_control_without_score_term(name, monkeypatch):
     monkeypatch.setattr(objective, "leave_one_out", lambda cost: cost)
     control(name)
@@ -224,13 +222,13 @@ def trusting(plan):
     return dataclasses.replace(plan, influence=influence)
 
 
-@pytest.mark.parametrize("how", ["sum", "roll", "matrix", "flip"])
+@pytest.mark.parametrize("how", ["sum", "roll", slowly("matrix"), slowly("flip")])
 @pytest.mark.parametrize("estimator", ["local", "score"])
 def test_control_that_trusts_a_coupled_plate(how, estimator):
     control(f"coupled by {how}, {estimator}", trusting)
 
 
-@pytest.mark.parametrize("name", ["no plate, score", "scan, score of 2"])
+@pytest.mark.parametrize("name", ["no plate, score"])
 def test_control_that_takes_matching_shapes_for_independence(name):
     control(name, trusting)
 
@@ -245,10 +243,7 @@ def without(plan, term):
     ("name", "term"),
     [
         ("nested, score", "b"),
-        ("loop, score", "z1"),
-        ("discrete upstream of pathwise", "x"),
-        ("discrete upstream of pathwise", "q(x)"),
-        ("autoregressive loop", "q(z2)"),
+        ("scalar, score of 4", "y"),
     ],
 )
 def test_control_that_forgets_a_cost(name, term):

@@ -22,7 +22,8 @@ _OBJECTIVE = _PLANNING | {"planning"}
 _DRAWING = _OBJECTIVE | {"objective"}
 _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
-_FITTING = _RESULT | {"result"}
+_DRIVING = _RESULT | {"result"}
+_FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading"}
 MAY_IMPORT = {
     "_types": set(),
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "export": _BASE | {"diagnostics"},
     "plots": _BASE | {"diagnostics"},
     "result": _RESULT,
+    "driving": _DRIVING,
     "fitting": _FITTING,
     "loading": _ALL - {"loading"},
     "cli": _ALL,

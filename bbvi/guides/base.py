@@ -63,6 +63,14 @@ class Guide:
         """How far each parameter moves when q changes noticeably; 0 if not known."""
         return jax.tree.map(np.zeros_like, params)
 
+    def distance(self, params: Params, other: Params) -> float:
+        """How far apart two members of the family lie; 0 if that is not known.
+
+        In standard deviations of the first for locations, 10 times the difference for
+        probabilities, whichever is largest.
+        """
+        return 0.0
+
 
 def full_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
     """Shape of a site's value with every subsampled plate at its whole size."""
@@ -120,11 +128,12 @@ def support_of(
 ) -> Any:
     """A site's support, which may move with the sites before it.
 
-    The model is run for it only then; the compiler removes what it does not need.
+    The model is run for it only then; the compiler removes what it does not need. Its
+    parameters are left visible, so that they take the values that the guide is given.
     """
     if site.static_support:
         return site.support
-    with numpyro.handlers.block():
+    with numpyro.handlers.block(hide_fn=lambda message: message["type"] != "param"):
         trace = run(analysis.model, kwargs, jax.random.key(0), values)
     return trace[site.name]["fn"].support
 

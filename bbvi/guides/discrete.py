@@ -6,7 +6,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from scipy.special import softmax
 
 from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
@@ -106,20 +105,41 @@ def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
     return numpyro.sample(name, factor.to_event(site.event_dim))
 
 
+def probabilities(params: Params) -> Params:
+    """Of each value of the tables among the parameters, by name, as NumPy arrays."""
+    found = {}
+    for name, logits in params.items():
+        logits = np.asarray(logits, np.float64)
+        if name.endswith(".logits"):
+            found[name] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+        elif name.endswith(".table"):
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            found[name] = weights / weights.sum(-1, keepdims=True)
+    return found
+
+
 def discrete_units(params: Params) -> Params:
     r"""Lengths over which probabilities change noticeably, by parameter.
 
     $1 / \sqrt{p (1 - p)}$ for the logit of a value of probability $p$: far out nothing
     changes any more, however far logits drift.
     """
-    units = {}
-    for name, logits in params.items():
-        if name.endswith((".logits", ".table")):
-            zeros = np.zeros_like(logits)
-            is_table = name.endswith(".table")
-            p = softmax(logits, -1) if is_table else softmax([logits, zeros], 0)[0]
-            units[name] = 1 / np.sqrt(np.maximum(p * (1 - p), 1e-12))
-    return units
+    return {
+        name: 1 / np.sqrt(np.maximum(p * (1 - p), 1e-12))
+        for name, p in probabilities(params).items()
+    }
+
+
+def location_distance(params: Params, other: Params, units: Params) -> float:
+    """`Guide.distance` of families whose parameters are locations and tables."""
+    ours, theirs = probabilities(params), probabilities(other)
+    gaps = [10 * np.abs(ours[name] - theirs[name]) for name in ours]
+    gaps += [
+        np.abs(params[name] - other[name]) / units[name]
+        for name in params
+        if name.endswith(".loc")
+    ]
+    return max((float(np.max(gap, initial=0.0)) for gap in gaps), default=0.0)
 
 
 def _jitter(shape: tuple[int, ...]):  # noqa: ANN202

@@ -23,7 +23,12 @@ from bbvi.guides.base import (
     support_of,
     unconstrained_shape,
 )
-from bbvi.guides.discrete import discrete_refusal, discrete_units, sample_discrete
+from bbvi.guides.discrete import (
+    discrete_refusal,
+    discrete_units,
+    location_distance,
+    sample_discrete,
+)
 
 MAX_DIM = 1_000
 """Largest dimension of a full-rank Gaussian: its parameters grow with the square."""
@@ -134,6 +139,9 @@ class FullRank(Guide):
             units[loc] = sd
             units[tril] = np.concatenate([sd[below[0]], np.ones(dim)])
         return units
+
+    def distance(self, params: Params, other: Params) -> float:
+        return location_distance(params, other, self.units(params))
 
 
 def _flat_centre(

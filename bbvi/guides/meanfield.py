@@ -29,7 +29,12 @@ from bbvi.guides.base import (
     support_of,
     unconstrained_shape,
 )
-from bbvi.guides.discrete import discrete_refusal, discrete_units, sample_discrete
+from bbvi.guides.discrete import (
+    discrete_refusal,
+    discrete_units,
+    location_distance,
+    sample_discrete,
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,13 @@ class MeanField(Guide):
         """Scales for locations, 1 for logarithms of scales and for logits."""
         units = {**jax.tree.map(np.ones_like, params), **discrete_units(params)}
         for name in params:
-            if name.endswith(".loc"):
-                units[name] = np.exp(params[name.removesuffix("loc") + "scale"])
+            scale = name.removesuffix("loc") + "scale"
+            if name.endswith(".loc") and scale in params:
+                units[name] = np.exp(params[scale])
         return units
+
+    def distance(self, params: Params, other: Params) -> float:
+        return location_distance(params, other, self.units(params))
 
 
 class _Drawn(Messenger):
