@@ -35,7 +35,7 @@ MEMORY = 2**23
 
 FRESH = 2**31
 """First batch of draws that no candidate of an optimisation was compared on."""
-SMALL = 4_000
+SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()

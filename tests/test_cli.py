@@ -12,7 +12,7 @@ import pytest
 from bbvi.cli import main
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILE = '''
+FILE = """
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -34,7 +34,7 @@ def coin(y):
 def data():
     x = np.arange(5.0)
     return {"x": x, "y": 1.0 + 0.5 * x + np.array([0.3, -0.2, 0.1, 0.4, -0.5])}
-'''
+"""
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_scoring_a_continuous_chain_in_scan_is_refused():
 
 
 def control(name, plan=None, **changes):
-    case = GRADIENTS[name].but(**changes)
+    case = GRADIENTS[name].but(detectable=0.1, **changes)
     exact = exact_of(case)
     draws = draws_of(case, plan_of(case) if plan is None else plan(plan_of(case)))
     assert_biased(draws, exact, **demands(case, exact))

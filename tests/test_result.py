@@ -376,6 +376,14 @@ def test_verdict_on_a_bound_that_is_not_finite():
         assert "bound is not finite" in str(verdict)
 
 
+def test_several_modes_are_not_trusted():
+    smoothed = weights(0.1, 1.0)
+    verdict = judge(Status.CONVERGED, BOUND, smoothed, 4_000, num_modes=3)
+    assert verdict.level is Level.DO_NOT_TRUST
+    assert "3 different places" in verdict.reason
+    assert verdict.remedy
+
+
 def test_few_draws_lower_the_threshold():
     few = judged(Status.CONVERGED, weights(0.6, 0.95, 100))
     many = judged(Status.CONVERGED, weights(0.6, 0.95))
