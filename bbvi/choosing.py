@@ -151,6 +151,8 @@ def choose(
     where = situation.site.describe
     if override is not None:
         refusal = override.refusal(situation)
+        if not isinstance(override, tuple(map(type, PREFERENCE))):
+            refusal = "bbvi.objective does not know how to form its gradient"
         if refusal is not None:
             remedy = f"Use {names}" if sound else "No estimator is sound here"
             problems.append(f"{where} cannot use {override!r}: {refusal}. {remedy}")

@@ -322,10 +322,15 @@ class Driver:
         )
 
     def _first_bad(self, state: State) -> str:
-        _, infos = jax.device_get(self.programs.screen(self.key, self.data))
-        return (
-            f"first term that was not finite: {_first_term(infos.terms) or 'unknown'}"
-        )
+        """What is not finite near the last good state: a term, or a gradient."""
+        probed = self.programs.probe(state.params, self.key, self.data)
+        terms, gradient = jax.device_get(probed)
+        term, parameter = _first_term(terms), _first_term(gradient)
+        if term is not None:
+            return f"the first term that was not finite is {term!r}"
+        if parameter is not None:
+            return f"the gradient of {parameter!r} was not finite"
+        return "its terms are finite at the last good state, and not one step later"
 
 
 def _richer(guide: Guide) -> str:
@@ -339,7 +344,10 @@ def _is_finite(seen: Seen) -> bool:
 
 
 def _first_term(terms: Mapping[str, Any]) -> str | None:
-    return next((n for n, x in terms.items() if not np.isfinite(x).all()), None)
+    for name, value in terms.items():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
+            return name
+    return None
 
 
 def _no_start(made: Plan, terms: Mapping[str, Any]) -> str:

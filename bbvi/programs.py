@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bbvi._types import Data, Key, Params
+from bbvi._types import Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
@@ -35,6 +35,8 @@ MEMORY = 2**23
 
 FRESH = 2**31
 """First batch of draws that no candidate of an optimisation was compared on."""
+PROBES = 256
+"""Draws that are looked at for what is not finite."""
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
@@ -51,6 +53,8 @@ class Programs:
         measure: ``(params, key, index, data) -> Draw``, batch ``index`` of ``batch``
             draws, without values.
         sample: The same draws with their values.
+        probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
+            is not finite; compiled only then.
         batch: Draws that are made at once.
         size: Numbers that one draw needs, roughly.
     """
@@ -59,6 +63,7 @@ class Programs:
     chunk: Chunk
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
+    probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
     batch: int
     size: int
 
@@ -159,12 +164,21 @@ def _make(
         keys = jax.random.split(jax.random.fold_in(key, index), batch)
         return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
 
+    def probe(params: Params, key: Key, data: Data) -> tuple[Any, Params]:
+        def one(key: Key) -> tuple[Any, Params]:
+            value = jax.value_and_grad(objective, has_aux=True)
+            (_, info), gradient = value(params, key, data)
+            return info.terms, gradient
+
+        return jax.lax.map(one, jax.random.split(key, PROBES))
+
     steps = make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
     return Programs(
         screen=jax.jit(screen, compiler_options=options),
         chunk=jax.jit(steps, compiler_options=options),
         measure=jax.jit(partial(draws, values=False), compiler_options=options),
         sample=jax.jit(partial(draws, values=True), compiler_options=options),
+        probe=jax.jit(probe),
         batch=batch,
         size=size,
     )

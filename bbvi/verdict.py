@@ -85,7 +85,8 @@ def judge(
     share = weights.ess / num_draws
     figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
     if status is not Status.CONVERGED:
-        return Verdict(Level.DO_NOT_TRUST, "the optimisation has not converged", "")
+        reason = "the optimisation has not converged"
+        return Verdict(Level.DO_NOT_TRUST, reason, "See fit.status.")
     if not np.isfinite(bound.value):
         reason = "the bound is not finite"
         return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
@@ -96,7 +97,7 @@ def judge(
             "parameters, or compare fits by seed."
         )
         return Verdict(Level.DO_NOT_TRUST, reason, remedy)
-    is_even = share >= EVEN_ESS and weights.khat < 1.0
+    is_even = share >= EVEN_ESS
     if not (weights.khat < threshold or is_even):
         return Verdict(
             Level.DO_NOT_TRUST,
