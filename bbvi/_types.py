@@ -14,6 +14,12 @@ Values = dict[str, Array]
 Data = Mapping[str, Any]
 """Arguments of the model, by name."""
 
+# Children of a key for different uses. ``split(key, n)[i]`` is ``fold_in(key, i)``, so
+# these numbers lie where no split reaches.
+BATCH_STREAM, MODEL_STREAM, INIT_STREAM, CONDITIONAL_STREAM, START_STREAM = range(
+    2**32 - 5, 2**32
+)
+
 
 class Loss(Protocol):
     """A pure function: the negative bound of one Monte-Carlo estimate and what it saw.

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
-from bbvi._types import Array, Data, Key, Params, Values
+from bbvi._types import (
+    CONDITIONAL_STREAM,
+    MODEL_STREAM,
+    Array,
+    Data,
+    Key,
+    Params,
+    Values,
+)
 from bbvi.analysis import analyze
 from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, run
@@ -68,7 +76,8 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     Returns:
         The draw.
     """
-    guide_key, model_key, key = jax.random.split(key, 3)
+    guide_key, model_key = key, jax.random.fold_in(key, MODEL_STREAM)
+    key = jax.random.fold_in(key, CONDITIONAL_STREAM)
     kwargs = plan.analysis.arguments.bind(data)
     constrained = constrain(plan.parameters, params)
     guide = run_guide(plan.program, kwargs, guide_key, constrained)

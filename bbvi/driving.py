@@ -29,7 +29,7 @@ RATE = 0.05
 """First learning rate of Adam, in units of q's standard deviations."""
 LOWER = 0.25
 """Factor from one learning rate to the next."""
-TOLERANCE = 0.05
+TOLERANCE = 0.02
 """Gain of the bound, in nats, that does not justify a lower rate."""
 RESOLUTION = 0.05
 """Drift of a parameter, in the guide's units, that does not matter."""

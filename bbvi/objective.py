@@ -16,7 +16,7 @@ from jax.lax import stop_gradient
 from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
-from bbvi._types import Array, Data, Key, Params, Values
+from bbvi._types import BATCH_STREAM, MODEL_STREAM, Array, Data, Key, Params, Values
 from bbvi.analysis.tracing import (
     Trace,
     log_density,
@@ -87,8 +87,10 @@ class Objective:
         plan = self.plan
         kwargs = plan.analysis.arguments.bind(data)
         constrained = constrain(plan.parameters, params)
-        batch_key, key = jax.random.split(key)
-        given = {**constrained, **_minibatch(plan, batch_key)}
+        given = {
+            **constrained,
+            **_minibatch(plan, jax.random.fold_in(key, BATCH_STREAM)),
+        }
 
         def particle(key: Key) -> _Particle:
             return _run_particle(plan, kwargs, key, given)
@@ -155,7 +157,7 @@ def _minibatch(plan: Plan, key: Key) -> Values:
 
 
 def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle:
-    guide_key, model_key = jax.random.split(key)
+    guide_key, model_key = key, jax.random.fold_in(key, MODEL_STREAM)
     scored = plan.sites_of(ScoreFunction)
     guide = run_guide(plan.program, kwargs, guide_key, given, scored)
     draws = {name: guide[name]["value"] for name in plan.nodes}

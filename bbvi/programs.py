@@ -9,16 +9,16 @@ compiles nothing either, and one whose global data changed does compile.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bbvi._types import Array, Data, Key, Params
+from bbvi._types import INIT_STREAM, START_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
@@ -40,6 +40,7 @@ PROBES = 256
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
+_compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="bbvi-compile")
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
 
@@ -105,8 +106,9 @@ def _start_fingerprint(plan: Plan, optimizer: optax.GradientTransformation) -> s
             plan.analysis.model, plan.program, plan.parameters, kwargs, key
         )
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    begun, params = jax.make_jaxpr(start, return_shape=True)(key, arguments.shapes)
+    begun, params = jax.make_jaxpr(start, return_shape=True)(
+        _key_shape(), arguments.shapes
+    )
 
     def update(params: Params) -> Any:
         return optimizer.update(params, optimizer.init(params), params)
@@ -136,7 +138,6 @@ def _make(
     }
     size = full.analysis.num_elements
     batch = int(np.clip(MEMORY // size, 1, 1_000))
-    repeats = int(np.clip(MEMORY // (8 * size * plan.num_particles), 1, 16))
     is_small = size * plan.num_particles <= SMALL
     options = _compiler_options() if is_small else {}
 
@@ -144,17 +145,15 @@ def _make(
         kwargs = plan.analysis.arguments.bind(data)
 
         def start(key: Key) -> tuple[State, Info]:
-            init_key, key = jax.random.split(key)
+            init_key = jax.random.fold_in(key, INIT_STREAM)
             params = initial_params(
                 plan.analysis.model, plan.program, plan.parameters, kwargs, init_key
             )
-            infos = jax.vmap(lambda k: objective(params, k, data)[1])(
-                jax.random.split(key, repeats)
-            )
-            info = jax.tree.map(lambda x: jnp.mean(x, 0), infos)
+            _, info = objective(params, key, data)
             baselines = {name: info.costs[name] for name in decays}
             return State(params, optimizer.init(params), baselines), info
 
+        key = jax.random.fold_in(key, START_STREAM)
         keys = jax.random.split(key, num_starts)
         return jax.vmap(start)(keys) if is_small else jax.lax.map(start, keys)
 
@@ -173,15 +172,41 @@ def _make(
         return jax.lax.map(one, jax.random.split(key, PROBES))
 
     steps = make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
+    key, data = _key_shape(), plan.analysis.arguments.shapes
+    screened = jax.jit(screen).trace(key, data)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), screened.out_info[0]
+    )
+    count, rate = np.uint32(0), np.float32(0)
+    measure = partial(draws, values=False)
     return Programs(
-        screen=jax.jit(screen, compiler_options=options),
-        chunk=jax.jit(steps, compiler_options=options),
-        measure=jax.jit(partial(draws, values=False), compiler_options=options),
+        screen=_Ahead(screened, options),
+        chunk=_Ahead(jax.jit(steps).trace(state, key, count, rate, data), options),
+        measure=_Ahead(jax.jit(measure).trace(state.params, key, count, data), options),
         sample=jax.jit(partial(draws, values=True), compiler_options=options),
         probe=jax.jit(probe),
         batch=batch,
         size=size,
     )
+
+
+def _key_shape() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+class _Ahead:
+    """A function that is compiled on another thread until it is called.
+
+    The compiler works outside of Python, so the programs of a fit are compiled side by
+    side while the next ones are traced.
+    """
+
+    def __init__(self, traced: Any, options: dict[str, Any]) -> None:
+        compiling = traced.lower().compile
+        self._compiled = _compilers.submit(compiling, compiler_options=options)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._compiled.result()(*args)
 
 
 def _compiler_options() -> dict[str, Any]:

@@ -109,6 +109,8 @@ def probabilities(params: Params) -> Params:
     """Of each value of the tables among the parameters, by name, as NumPy arrays."""
     found = {}
     for name, logits in params.items():
+        if not hasattr(logits, "shape"):  # a nested parameter of the model's own
+            continue
         logits = np.asarray(logits, np.float64)
         if name.endswith(".logits"):
             found[name] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
@@ -137,7 +139,7 @@ def location_distance(params: Params, other: Params, units: Params) -> float:
     gaps += [
         np.abs(params[name] - other[name]) / units[name]
         for name in params
-        if name.endswith(".loc")
+        if name.endswith(".loc") and hasattr(params[name], "shape")
     ]
     return max((float(np.max(gap, initial=0.0)) for gap in gaps), default=0.0)
 
