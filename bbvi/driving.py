@@ -35,8 +35,6 @@ RESOLUTION = 0.05
 """Drift of a parameter, in the guide's units, that does not matter."""
 EXPLORED = 3
 """Chunks that every start of a small model runs before the best is followed."""
-EXPLORABLE = 3_000_000
-"""Numbers in a chunk of one particle up to which a model is small in that sense."""
 EXPLORING = 2**30
 """First number of the chunks of exploring."""
 NUM_RIVALS = 3
@@ -122,22 +120,20 @@ class Driver:
 
     def _start(self) -> State:
         """The best of several starts."""
-        states, infos = jax.device_get(self.programs.screen(self.key, self.data))
-        elbos = np.asarray(infos.elbo, np.float64)
-        self.start_elbos = elbos
-        if not np.isfinite(elbos).any():
-            raise ValueError(_no_start(self.plan, infos.terms))
+        states, bounds = jax.device_get(self.programs.screen(self.key, self.data))
+        elbos = np.asarray(bounds, np.float64)
         each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
-        each = [e for e, bound in zip(each, elbos, strict=True) if np.isfinite(bound)]
-        if len(each) > 1 and self.programs.size * self.size <= EXPLORABLE:
+        if self.programs.explores:
             each, elbos = self._explore(each)
-            self.start_elbos = elbos
-            order = np.argsort(elbos)[::-1]
+        self.start_elbos = elbos
+        elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
+        if not np.isfinite(elbos).any():
+            raise ValueError(_no_start(self.plan, self._first_bad(each[0])))
+        order = np.argsort(elbos)[::-1]
+        if self.programs.explores:
             near = [i for i in order[1:] if elbos[i] > elbos[order[0]] - BEHIND]
             self.rivals = [each[i] for i in near[:NUM_RIVALS]]
-        else:
-            elbos = elbos[np.isfinite(elbos)]
-        self._last = each[int(np.nanargmax(elbos))]
+        self._last = each[order[0]]
         return self._last
 
     def _explore(self, states: list[State]) -> tuple[list[State], Any]:
@@ -220,7 +216,8 @@ class Driver:
                 self.rate *= 0.5
                 self.plateaus.reset()
                 if failures == MAX_FAILURES:
-                    self.note = self._first_bad(state)
+                    name = self._first_bad(state) or "unknown"
+                    self.note = f"the first that was not finite is {name!r}"
                     return state, Status.NOT_FINITE
             if self.steps + self.size > self.limits.max_steps:
                 return state, Status.MAX_STEPS
@@ -322,15 +319,10 @@ class Driver:
         )
 
     def _first_bad(self, state: State) -> str:
-        """What is not finite near the last good state: a term, or a gradient."""
+        """What is not finite near a state: a term, or a gradient; empty if nothing."""
         probed = self.programs.probe(state.params, self.key, self.data)
         terms, gradient = jax.device_get(probed)
-        term, parameter = _first_term(terms), _first_term(gradient)
-        if term is not None:
-            return f"the first term that was not finite is {term!r}"
-        if parameter is not None:
-            return f"the gradient of {parameter!r} was not finite"
-        return "its terms are finite at the last good state, and not one step later"
+        return _first_name(terms) or _first_name(gradient) or ""
 
 
 def _richer(guide: Guide) -> str:
@@ -343,16 +335,16 @@ def _is_finite(seen: Seen) -> bool:
     return all(np.isfinite(x).all() for x in jax.tree.leaves((seen.elbos, seen.mean)))
 
 
-def _first_term(terms: Mapping[str, Any]) -> str | None:
-    for name, value in terms.items():
+def _first_name(values: Mapping[str, Any]) -> str | None:
+    """The first of some trees of arrays that is not finite."""
+    for name, value in values.items():
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
             return name
     return None
 
 
-def _no_start(made: Plan, terms: Mapping[str, Any]) -> str:
+def _no_start(made: Plan, bad: str) -> str:
     """Which term of the bound no start could make finite."""
-    bad = _first_term(terms)
     site = made.analysis.sites.get(bad)
     where = site.describe if site else f"term {bad!r}"
     return (

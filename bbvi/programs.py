@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -24,7 +25,7 @@ from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
 from bbvi.estimators import ScoreFunction
 from bbvi.joint import initial_params
-from bbvi.objective import Info, Objective
+from bbvi.objective import Objective
 from bbvi.optimize.loop import Chunk, State, make_chunk
 from bbvi.planning import Plan
 
@@ -37,6 +38,8 @@ FRESH = 2**31
 """First batch of draws that no candidate of an optimisation was compared on."""
 PROBES = 256
 """Draws that are looked at for what is not finite."""
+EXPLORABLE = 30_000
+"""Numbers in a draw up to which every start runs some steps before one is followed."""
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
@@ -49,7 +52,9 @@ class Programs:
     """Compiled functions of one plan; all are pure and jitted.
 
     Attributes:
-        screen: ``(key, data) -> (state, info)`` of every start.
+        explores: Whether steps are so cheap that every start runs some of them.
+        screen: ``(key, data) -> (state, elbo)`` of every start; the bound is left at 0
+            if the starts are explored anyway.
         chunk: See `bbvi.optimize.loop.make_chunk`.
         measure: ``(params, key, index, data) -> Draw``, batch ``index`` of ``batch``
             draws, without values.
@@ -60,7 +65,8 @@ class Programs:
         size: Numbers that one draw needs, roughly.
     """
 
-    screen: Callable[[Key, Data], tuple[State, Info]]
+    explores: bool
+    screen: Callable[[Key, Data], tuple[State, Array]]
     chunk: Chunk
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
@@ -141,17 +147,21 @@ def _make(
     is_small = size * plan.num_particles <= SMALL
     options = _compiler_options() if is_small else {}
 
-    def screen(key: Key, data: Data) -> tuple[State, Info]:
+    explores = num_starts > 1 and size <= EXPLORABLE
+    zero_costs = partial(_zero_costs, objective, decays)
+
+    def screen(key: Key, data: Data) -> tuple[State, Array]:
         kwargs = plan.analysis.arguments.bind(data)
 
-        def start(key: Key) -> tuple[State, Info]:
+        def start(key: Key) -> tuple[State, Array]:
             init_key = jax.random.fold_in(key, INIT_STREAM)
             params = initial_params(
                 plan.analysis.model, plan.program, plan.parameters, kwargs, init_key
             )
-            _, info = objective(params, key, data)
-            baselines = {name: info.costs[name] for name in decays}
-            return State(params, optimizer.init(params), baselines), info
+            state = State(params, optimizer.init(params), zero_costs(params, data))
+            if explores:
+                return state, jnp.zeros(())
+            return state, objective(params, key, data)[1].elbo
 
         key = jax.random.fold_in(key, START_STREAM)
         keys = jax.random.split(key, num_starts)
@@ -180,6 +190,7 @@ def _make(
     count, rate = np.uint32(0), np.float32(0)
     measure = partial(draws, values=False)
     return Programs(
+        explores=explores,
         screen=_Ahead(screened, options),
         chunk=_Ahead(jax.jit(steps).trace(state, key, count, rate, data), options),
         measure=_Ahead(jax.jit(measure).trace(state.params, key, count, data), options),
@@ -188,6 +199,16 @@ def _make(
         batch=batch,
         size=size,
     )
+
+
+def _zero_costs(
+    objective: Objective, decays: dict[str, float], params: Params, data: Data
+) -> dict[str, Array]:
+    """Where running averages of costs begin."""
+    if not decays:
+        return {}
+    _, info = jax.eval_shape(objective, params, _key_shape(), data)
+    return {n: jnp.zeros(info.costs[n].shape, info.costs[n].dtype) for n in decays}
 
 
 def _key_shape() -> Any:
