@@ -5,7 +5,7 @@ and whose cost is affordable, is chosen; every other one leaves its reason.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from bbvi.analysis import Analysis
@@ -77,7 +77,12 @@ def sum_out(
             refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
         if refusal is None and (override is None or wanted):
             reason = "as asked" if wanted else estimator.reason(situation)
-            choices[name] = Choice(estimator, reason, _after(estimator))
+            drawn = replace(situation, factor="a table")
+            rejected = {
+                other: other.refusal(drawn) or why
+                for other, why in _after(estimator).items()
+            }
+            choices[name] = Choice(estimator, reason, rejected)
         elif wanted:
             problems.append(
                 f"{site.describe} cannot use Marginalized(): {refusal}. Leave the "

@@ -79,32 +79,44 @@ class Plan:
         )
 
     def __repr__(self) -> str:
-        head = f"Plan for {name_of(self.analysis.model)}"
+        model = self.analysis.model
+        module = getattr(model, "__module__", "__main__")
+        inside = "" if module == "__main__" else f"{module}."
+        head = f"Plan for {inside}{name_of(model)}"
         particles = "particle" if self.num_particles == 1 else "particles"
-        lines = [
-            head,
-            "=" * len(head),
-            f"guide      {self.guide!r}: {self.guide_reason}",
-            f"gradient   {self.num_particles} {particles} a step",
-            "",
-        ]
         rows = [("site", "estimator", "because")]
-        rows += [
-            (name, repr(choice.estimator), choice.reason)
-            for name, choice in self.choices.items()
-        ]
-        lines += [table(rows), "", "not chosen", *self._not_chosen()]
-        return "\n".join(lines)
-
-    def _not_chosen(self) -> list[str]:
-        """Rejections in words, those that sites share on one line."""
         shared: dict[tuple[str, str], list[str]] = {}
         for name, choice in self.choices.items():
+            why = (repr(choice.estimator), choice.reason)
+            shared.setdefault(why, []).append(name)
+        rows += [(", ".join(names), *why) for why, names in shared.items()]
+        return "\n".join(
+            [
+                head,
+                "=" * len(head),
+                f"guide      {self.guide!r}: {self.guide_reason}",
+                f"gradient   {self.num_particles} {particles} a step",
+                "",
+                table(rows),
+                "",
+                "not chosen",
+                *self._not_chosen(),
+            ]
+        )
+
+    def _not_chosen(self) -> list[str]:
+        """Rejections in words, those that sites and estimators share on one line."""
+        by_site: dict[tuple[str, str], list[str]] = {}
+        for name, choice in self.choices.items():
             for estimator, why in choice.rejected.items():
-                shared.setdefault((type(estimator).__name__, why), []).append(name)
+                kind = type(estimator).__name__
+                by_site.setdefault((kind, why), []).append(name)
+        shared: dict[tuple[str, str], list[str]] = {}
+        for (kind, why), names in by_site.items():
+            shared.setdefault((", ".join(names), why), []).append(kind)
         return [
-            f"  {estimator} for {', '.join(names)}: {why}"
-            for (estimator, why), names in shared.items()
+            f"  {names}: {', '.join(kinds)}: {why}"
+            for (names, why), kinds in shared.items()
         ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import bbvi
 from bbvi import estimators, guides, programs
-from bbvi.programs import KEPT, programs_of
+from bbvi.programs import programs_of
 
 ADAM = optax.adam(0.1)
 
@@ -90,12 +90,14 @@ def test_own_guides_count():
     assert one is not kept(guide=define_guide(1.0))
 
 
-def test_only_so_many_are_kept_and_the_oldest_goes():
-    first = kept(steps=1)
-    for steps in range(2, KEPT + 2):
-        kept(steps=steps)
-    assert len(programs._kept) == KEPT
-    assert kept(steps=1) is not first
+def test_only_so_many_are_kept_and_the_oldest_goes(monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 3)
+    made = [kept(steps=steps) for steps in (1, 2, 3)]
+    assert kept(steps=1) is made[0]
+    kept(steps=4)
+    assert len(programs._kept) == 3
+    assert kept(steps=1) is made[0]
+    assert kept(steps=2) is not made[1]
 
 
 def test_kept_programs_hold_no_data():

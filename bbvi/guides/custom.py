@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bbvi.analysis import Analysis
+from bbvi.analysis.structure import name_of
 from bbvi.guides.base import Guide
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Custom(Guide):
     """A NumPyro guide function with ``numpyro.param`` and ``numpyro.sample``.
 
@@ -30,6 +31,9 @@ class Custom(Guide):
 
     function: Callable[..., Any]
     mirrors_model = False
+
+    def __repr__(self) -> str:
+        return f"Custom({name_of(self.function)})"
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         return []
