@@ -49,7 +49,7 @@ CLOSE = 5.0
 """Nats within which another mode has a share in the posterior."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
-NUM_DRAWS = (200, 4_000)
+NUM_DRAWS = (200, 20_000)
 """Fewest and most draws behind the bound and the k-hat of a fit."""
 NUM_NUMBERS = 2**26
 """Numbers that all those draws may need, which decides between the two."""
@@ -227,16 +227,7 @@ class Driver:
     def _note_chunk(self, seen: Seen) -> None:
         bound = float(np.mean(seen.elbos, dtype=np.float64))
         self.rows.append((self.steps, bound, self.rate))
-        self.snr.append(
-            {
-                site: gradient_snr(
-                    _ravel({n: seen.gradient_sum[n] for n in names}),
-                    _ravel({n: seen.gradient_square[n] for n in names}),
-                    self.size,
-                )
-                for site, names in _by_site(seen.gradient_sum).items()
-            }
-        )
+        self.snr.append(_signal(seen, self.size))
         self.limits.progress.update(self.steps, bound, self.rate)
 
     def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
@@ -354,6 +345,20 @@ def _no_start(made: Plan, bad: str) -> str:
     )
 
 
+def _signal(seen: Seen, size: int) -> dict[str, float]:
+    """Signal-to-noise ratio of the gradient by site; one step shows none."""
+    if size < 2:
+        return dict.fromkeys(_by_site(seen.gradient_sum), np.nan)
+    return {
+        site: gradient_snr(
+            _ravel({n: seen.gradient_sum[n] for n in names}),
+            _ravel({n: seen.gradient_square[n] for n in names}),
+            size,
+        )
+        for site, names in _by_site(seen.gradient_sum).items()
+    }
+
+
 def _by_site(params: Params) -> dict[str, list[str]]:
     """Names of parameters by the site that they belong to."""
     sites: dict[str, list[str]] = {}
@@ -370,7 +375,7 @@ def _ravel(tree: Any) -> Any:
 def _unravel(vector: Any, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([np.size(x) for x in leaves])
-    parts = np.split(vector, ends[:-1])
+    parts = np.split(vector, ends[:-1]) if leaves else []
     shaped = [
         part.reshape(np.shape(x)).astype(np.asarray(x).dtype)
         for part, x in zip(parts, leaves, strict=True)

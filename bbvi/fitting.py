@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 import jax
@@ -119,6 +120,8 @@ def _read_limits(
             raise TypeError(f"{name} must be an int; found {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1; found {count}")
+    if not isinstance(max_seconds, (int, float, np.number, NoneType)):
+        raise TypeError(f"max_seconds must be a number; found {max_seconds!r}")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive; found {max_seconds!r}")
     if optimizer is not None and not hasattr(optimizer, "update"):

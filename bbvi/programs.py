@@ -82,44 +82,45 @@ def programs_of(
     num_starts: int,
 ) -> Programs:
     """The programs of a plan, compiled before if an equal plan was fitted before."""
+    begun, params = _trace_start(plan)
+
+    def update(params: Params) -> Any:
+        return optimizer.update(params, optimizer.init(params), params)
+
     identity = (
         plan.analysis.fingerprint,
         plan.fingerprint,
         repr(plan.choices),
         repr(type(plan.guide)),
         plan.num_particles,
-        _start_fingerprint(plan, optimizer),
+        fingerprint(begun),
+        fingerprint(jax.make_jaxpr(update)(params)),
         num_steps,
         num_starts,
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
         plans = (_without_data(plan), _without_data(whole(plan)))
-        _kept[identity] = _make(*plans, optimizer, num_steps, num_starts)
+        building = _Building(*plans, optimizer, num_steps, num_starts)
+        _kept[identity] = building.programs(params)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)
     return _kept[identity]
 
 
-def _start_fingerprint(plan: Plan, optimizer: optax.GradientTransformation) -> str:
-    """Of the parameters' initial values, and of the optimizer on such parameters."""
+def _trace_start(plan: Plan) -> tuple[Any, Params]:
+    """The initial values of the parameters as a jaxpr, and their shapes."""
     arguments = plan.analysis.arguments
+    start = partial(_initial, plan)
+    return jax.make_jaxpr(start, return_shape=True)(_key_shape(), arguments.shapes)
 
-    def start(key: Key, arrays: Data) -> Params:
-        kwargs = arguments.bind(arrays)
-        return initial_params(
-            plan.analysis.model, plan.program, plan.parameters, kwargs, key
-        )
 
-    begun, params = jax.make_jaxpr(start, return_shape=True)(
-        _key_shape(), arguments.shapes
+def _initial(plan: Plan, key: Key, data: Data) -> Params:
+    kwargs = plan.analysis.arguments.bind(data)
+    return initial_params(
+        plan.analysis.model, plan.program, plan.parameters, kwargs, key
     )
-
-    def update(params: Params) -> Any:
-        return optimizer.update(params, optimizer.init(params), params)
-
-    return fingerprint(begun) + fingerprint(jax.make_jaxpr(update)(params))
 
 
 def _without_data(plan: Plan) -> Plan:
@@ -129,86 +130,111 @@ def _without_data(plan: Plan) -> Plan:
     return replace(plan, analysis=replace(plan.analysis, arguments=lean))
 
 
-def _make(
-    plan: Plan,
-    full: Plan,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    num_starts: int,
-) -> Programs:
-    objective = Objective(plan)
-    decays = {
-        name: plan.choices[name].estimator.decay
-        for name in plan.sites_of(ScoreFunction)
-        if plan.num_particles == 1
-    }
-    size = full.analysis.num_elements
-    batch = int(np.clip(MEMORY // size, 1, 1_000))
-    is_small = size * plan.num_particles <= SMALL
-    options = _compiler_options() if is_small else {}
+@dataclass(frozen=True)
+class _Building:
+    """The functions behind the programs of a plan, not compiled yet."""
 
-    explores = num_starts > 1 and size <= EXPLORABLE
-    zero_costs = partial(_zero_costs, objective, decays)
+    plan: Plan
+    full: Plan
+    optimizer: optax.GradientTransformation
+    num_steps: int
+    num_starts: int
 
-    def screen(key: Key, data: Data) -> tuple[State, Array]:
-        kwargs = plan.analysis.arguments.bind(data)
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.plan)
+
+    @property
+    def size(self) -> int:
+        return self.full.analysis.num_elements
+
+    @property
+    def is_small(self) -> bool:
+        return self.size * self.plan.num_particles <= SMALL
+
+    @property
+    def explores(self) -> bool:
+        return self.num_starts > 1 and self.size <= EXPLORABLE
+
+    @property
+    def batch(self) -> int:
+        return int(np.clip(MEMORY // self.size, 1, 1_000))
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """Of the running averages that stand in for other particles."""
+        choices = self.plan.choices
+        names = self.plan.sites_of(ScoreFunction)
+        single = self.plan.num_particles == 1
+        return {name: choices[name].estimator.decay for name in names if single}
+
+    def programs(self, params: Params) -> Programs:
+        """Trace all, longest compilation first, and compile side by side."""
+        key, data = _key_shape(), self.plan.analysis.arguments.shapes
+        options = _compiler_options() if self.is_small else {}
+        state = jax.eval_shape(self.begin, params, data)
+        count, rate = np.uint32(0), np.float32(0)
+        objective, retract = self.objective, self.plan.guide.retract
+        steps = make_chunk(
+            objective, self.optimizer, retract, self.num_steps, self.decays
+        )
+        chunk = _Ahead(jax.jit(steps).trace(state, key, count, rate, data), options)
+        screen = _Ahead(jax.jit(self.screen).trace(key, data), options)
+        measure = jax.jit(partial(self.draws, values=False))
+        return Programs(
+            explores=self.explores,
+            screen=screen,
+            chunk=chunk,
+            measure=_Ahead(measure.trace(params, key, count, data), options),
+            sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
+            probe=jax.jit(self.probe),
+            batch=self.batch,
+            size=self.size,
+        )
+
+    def begin(self, params: Params, data: Data) -> State:
+        """The state of a fit at its first step."""
+        costs = {}
+        if self.decays:
+            _, info = jax.eval_shape(self.objective, params, _key_shape(), data)
+            costs = {n: jnp.zeros_like(info.costs[n]) for n in self.decays}
+        return State(params, self.optimizer.init(params), costs)
+
+    def screen(self, key: Key, data: Data) -> tuple[State, Array]:
+        """Every start, with its bound if the starts are not explored."""
 
         def start(key: Key) -> tuple[State, Array]:
-            init_key = jax.random.fold_in(key, INIT_STREAM)
-            params = initial_params(
-                plan.analysis.model, plan.program, plan.parameters, kwargs, init_key
-            )
-            state = State(params, optimizer.init(params), zero_costs(params, data))
-            if explores:
+            params = _initial(self.plan, jax.random.fold_in(key, INIT_STREAM), data)
+            state = self.begin(params, data)
+            if self.explores:
                 return state, jnp.zeros(())
-            return state, objective(params, key, data)[1].elbo
+            return state, self.objective(params, key, data)[1].elbo
 
         key = jax.random.fold_in(key, START_STREAM)
-        keys = jax.random.split(key, num_starts)
-        return jax.vmap(start)(keys) if is_small else jax.lax.map(start, keys)
+        keys = jax.random.split(key, self.num_starts)
+        return jax.vmap(start)(keys) if self.is_small else jax.lax.map(start, keys)
 
     def draws(
-        params: Params, key: Key, index: Any, data: Data, *, values: bool
+        self, params: Params, key: Key, index: Any, data: Data, *, values: bool
     ) -> Draw:
-        keys = jax.random.split(jax.random.fold_in(key, index), batch)
-        return jax.vmap(lambda k: draw(full, params, k, data, values=values))(keys)
+        """A batch of draws."""
 
-    def probe(params: Params, key: Key, data: Data) -> tuple[Any, Params]:
+        def one(key: Key) -> Draw:
+            return draw(self.full, params, key, data, values=values)
+
+        return jax.vmap(one)(
+            jax.random.split(jax.random.fold_in(key, index), self.batch)
+        )
+
+    def probe(self, params: Params, key: Key, data: Data) -> tuple[Any, Params]:
+        """Terms and gradients of many draws."""
+
         def one(key: Key) -> tuple[Any, Params]:
-            value = jax.value_and_grad(objective, has_aux=True)
+            value = jax.value_and_grad(self.objective, has_aux=True)
             (_, info), gradient = value(params, key, data)
             return info.terms, gradient
 
         return jax.lax.map(one, jax.random.split(key, PROBES))
-
-    steps = make_chunk(objective, optimizer, plan.guide.retract, num_steps, decays)
-    key, data = _key_shape(), plan.analysis.arguments.shapes
-    screened = jax.jit(screen).trace(key, data)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), screened.out_info[0]
-    )
-    count, rate = np.uint32(0), np.float32(0)
-    measure = partial(draws, values=False)
-    return Programs(
-        explores=explores,
-        screen=_Ahead(screened, options),
-        chunk=_Ahead(jax.jit(steps).trace(state, key, count, rate, data), options),
-        measure=_Ahead(jax.jit(measure).trace(state.params, key, count, data), options),
-        sample=jax.jit(partial(draws, values=True), compiler_options=options),
-        probe=jax.jit(probe),
-        batch=batch,
-        size=size,
-    )
-
-
-def _zero_costs(
-    objective: Objective, decays: dict[str, float], params: Params, data: Data
-) -> dict[str, Array]:
-    """Where running averages of costs begin."""
-    if not decays:
-        return {}
-    _, info = jax.eval_shape(objective, params, _key_shape(), data)
-    return {n: jnp.zeros(info.costs[n].shape, info.costs[n].dtype) for n in decays}
 
 
 def _key_shape() -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bbvi.analysis.arguments import Arguments, read_arguments
@@ -13,12 +12,13 @@ from bbvi.analysis.checks import check_derived, outside_support, problems_of
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.reading import (
     moving_constraints,
+    read_deterministic,
     read_parameters,
     read_plates,
     read_site,
     trace_abstractly,
 )
-from bbvi.analysis.structure import Analysis, Site, name_of
+from bbvi.analysis.structure import Analysis, name_of
 from bbvi.analysis.tracing import Trace, kind_of, log_density, run, sample_sites
 
 
@@ -121,15 +121,7 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
                 sites[name] = read_site(name, message)
                 problems.extend(problems_of(sites[name], message))
             elif message["type"] == "deterministic":
-                value = message["value"]
-                sites[name] = Site(
-                    name,
-                    "deterministic",
-                    "",
-                    jnp.shape(value),
-                    0,
-                    jnp.result_type(value),
-                )
+                sites[name] = read_deterministic(name, message)
             if kind_of(message) == "observed":
                 if id(message["value"]) in named:
                     observed[name] = named[id(message["value"])]

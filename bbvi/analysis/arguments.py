@@ -59,7 +59,7 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     named = _by_name(model, data)
     arrays, static, problems = {}, {}, []
     for name, value in named.items():
-        value = _list_to_array(value)
+        value = np.asarray(value) if type(value) is float else _list_to_array(value)
         leaves = jax.tree.leaves(value)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):
             problems.append(f"argument {name!r} is a JAX tracer: call outside of jit")

@@ -160,6 +160,18 @@ def _failed(program: Callable[..., Any], error: BaseException, arrays: Any) -> s
     )
 
 
+def read_deterministic(name: str, message: Mapping[str, Any]) -> Site:
+    """The record of a traced deterministic, in those plates that its shape follows."""
+    shape = jnp.shape(message["value"])
+    plates = tuple(
+        frame.name
+        for frame in message.get("cond_indep_stack", ())
+        if len(shape) >= -frame.dim and shape[frame.dim] == frame.size
+    )
+    dtype = jnp.result_type(message["value"])
+    return Site(name, "deterministic", "", shape, 0, dtype, plates)
+
+
 def read_site(name: str, message: dict[str, Any]) -> Site:
     """The record of a traced sample statement."""
     fn, kind = message["fn"], kind_of(message)

@@ -11,6 +11,9 @@ from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import full_shape, rows
 
+MAX_CONCENTRATION = 1_000.0
+"""Of negative binomials: beyond it they are Poisson, and 32 bits lose the density."""
+
 
 class Table(dist.Distribution):
     r"""A categorical distribution on ``low, low + 1, ..., low + K - 1``.
@@ -92,9 +95,10 @@ def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
             lambda _: jnp.full(shape, 10.0),
             constraint=constraints.positive,
         )
+        concentration = rows(analysis, site, concentration, indices)
         factor = dist.NegativeBinomial2(
             rows(analysis, site, mean, indices),
-            rows(analysis, site, concentration, indices),
+            jnp.minimum(concentration, MAX_CONCENTRATION),
         )
     elif len(site.values) == 2 and site.values[0] == 0:
         logits = numpyro.param(f"{name}.logits", _jitter(shape))
