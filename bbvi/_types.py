@@ -16,7 +16,7 @@ Data = Mapping[str, Any]
 
 # Children of a key for different uses. ``split(key, n)[i]`` is ``fold_in(key, i)``, so
 # these numbers lie where no split reaches.
-BATCH_STREAM, MODEL_STREAM, INIT_STREAM, CONDITIONAL_STREAM, START_STREAM = range(
+BATCH_STREAM, MODEL_STREAM, SCREEN_STREAM, CONDITIONAL_STREAM, START_STREAM = range(
     2**32 - 5, 2**32
 )
 

@@ -15,7 +15,6 @@ from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import (
     CONDITIONAL_STREAM,
-    MODEL_STREAM,
     Array,
     Data,
     Key,
@@ -27,7 +26,7 @@ from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, run
 from bbvi.estimators.summation import MARGINAL, model_terms, value_table
 from bbvi.joint import constrain, run_guide, with_full_plates
-from bbvi.objective import log_q_of
+from bbvi.objective import log_q_of, model_stream
 from bbvi.planning import Plan
 
 
@@ -76,8 +75,7 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     Returns:
         The draw.
     """
-    guide_key, model_key = key, jax.random.fold_in(key, MODEL_STREAM)
-    key = jax.random.fold_in(key, CONDITIONAL_STREAM)
+    guide_key, model_key = key, model_stream(plan, key)
     kwargs = plan.analysis.arguments.bind(data)
     constrained = constrain(plan.parameters, params)
     guide = run_guide(plan.program, kwargs, guide_key, constrained)
@@ -94,6 +92,8 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
         log_q += jnp.sum(log_q_of(guide[name], model[name] if masked else None))
     if not values:
         return Draw({}, log_p, log_q, {})
+    if plan.marginalized:
+        key = jax.random.fold_in(key, CONDITIONAL_STREAM)
     for name in plan.marginalized:
         others = {n: _first(plan, n) for n in plan.marginalized if n not in given}
         table = value_table(plan.analysis, name, kwargs, model_key, {**others, **given})

@@ -17,7 +17,7 @@ from numpyro.distributions import TransformedDistribution, constraints
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
-from bbvi._types import Array, Key, Params, Values
+from bbvi._types import MODEL_STREAM, Array, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter, Site
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import Influences, influences
@@ -323,14 +323,14 @@ def initial_params(
     key: Key,
 ) -> Params:
     """Initial values that guide and model give their parameters, unconstrained."""
-    guide_key, model_key = jax.random.split(key)
-    guide = run(program, kwargs, guide_key, {})
+    guide = run(program, kwargs, key, {})
     draws = {
         n: s["value"] for n, s in guide.items() if s["type"] in ("sample", "plate")
     }
     found = guide
     if any(name not in guide for name in parameters):
-        found = {**run(model, kwargs, model_key, draws), **guide}
+        key = jax.random.fold_in(key, MODEL_STREAM)
+        found = {**run(model, kwargs, key, draws), **guide}
     return {
         name: jax.tree.map(
             lambda x, c=parameter.constraint: biject_to(c).inv(jnp.asarray(x)),

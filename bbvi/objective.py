@@ -87,10 +87,7 @@ class Objective:
         plan = self.plan
         kwargs = plan.analysis.arguments.bind(data)
         constrained = constrain(plan.parameters, params)
-        given = {
-            **constrained,
-            **_minibatch(plan, jax.random.fold_in(key, BATCH_STREAM)),
-        }
+        given = {**constrained, **_minibatch(plan, key)}
 
         def particle(key: Key) -> _Particle:
             return _run_particle(plan, kwargs, key, given)
@@ -146,9 +143,19 @@ def _mean(costs: Costs) -> Costs:
     return {name: jnp.mean(cost, 0) for name, cost in costs.items()}
 
 
+def model_stream(plan: Plan, key: Key) -> Key:
+    """Key of a model's own draws; no work where it makes none."""
+    if not plan.analysis.draws_itself:
+        return key
+    return jax.random.fold_in(key, MODEL_STREAM)
+
+
 def _minibatch(plan: Plan, key: Key) -> Values:
     """Indices of the subsampled plates, one draw for all particles."""
     indices: Values = {}
+    if not plan.analysis.subsampled:
+        return indices
+    key = jax.random.fold_in(key, BATCH_STREAM)
     with handlers.block(), handlers.seed(rng_seed=key):
         for plate in plan.analysis.subsampled.values():
             with numpyro.plate(plate.name, plate.size, plate.subsample_size) as index:
@@ -157,7 +164,7 @@ def _minibatch(plan: Plan, key: Key) -> Values:
 
 
 def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle:
-    guide_key, model_key = key, jax.random.fold_in(key, MODEL_STREAM)
+    guide_key, model_key = key, model_stream(plan, key)
     scored = plan.sites_of(ScoreFunction)
     guide = run_guide(plan.program, kwargs, guide_key, given, scored)
     draws = {name: guide[name]["value"] for name in plan.nodes}

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bbvi._types import INIT_STREAM, START_STREAM, Array, Data, Key, Params
+from bbvi._types import SCREEN_STREAM, START_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
@@ -204,10 +204,11 @@ class _Building:
         """Every start, with its bound if the starts are not explored."""
 
         def start(key: Key) -> tuple[State, Array]:
-            params = _initial(self.plan, jax.random.fold_in(key, INIT_STREAM), data)
+            params = _initial(self.plan, key, data)
             state = self.begin(params, data)
             if self.explores:
                 return state, jnp.zeros(())
+            key = jax.random.fold_in(key, SCREEN_STREAM)
             return state, self.objective(params, key, data)[1].elbo
 
         key = jax.random.fold_in(key, START_STREAM)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bbvi._types import Key
 from bbvi.analysis.arguments import Arguments, read_arguments
 from bbvi.analysis.checks import check_derived, outside_support, problems_of
 from bbvi.analysis.dependence import influences
@@ -62,8 +63,7 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
         for n, p in parameters.items()
     }
 
-    def outputs(values: Any, params: Any, arrays: Any) -> dict[str, dict[str, Any]]:
-        key = jax.random.key(0)
+    def outputs(values: Any, params: Any, arrays: Any, key: Key) -> dict[str, Any]:
         trace = run(model, arguments.bind(arrays), key, {**values, **params})
         return {
             "cost": {n: log_density(s) for n, s in sample_sites(trace).items()},
@@ -71,7 +71,7 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
         }
 
     closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
-        struct, params, arguments.shapes
+        struct, params, arguments.shapes, jax.eval_shape(lambda: jax.random.key(0))
     )
     costs = jax.tree.flatten({n: n for n in shape["cost"]})[0]
     found = influences(closed, jax.tree.flatten({n: n for n in latents})[0])
@@ -85,8 +85,13 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
         parameters=parameters,
         observed=observed,
         influence={n: influence[n] for n in sites if n in influence},
+        draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
     )
+
+
+def _is_used(jaxpr: Any, variable: Any) -> bool:
+    return any(var is variable for eqn in jaxpr.eqns for var in eqn.invars)
 
 
 def fingerprint(closed: Any, *records: Any) -> str:

@@ -110,6 +110,7 @@ class Analysis:
         observed: The argument that each observed site takes its values from.
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
+        draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
     """
 
@@ -120,6 +121,7 @@ class Analysis:
     parameters: dict[str, Parameter]
     observed: dict[str, str]
     influence: dict[str, Influences]
+    draws_itself: bool
     fingerprint: str
 
     def of_kind(self, kind: str) -> dict[str, Site]:
