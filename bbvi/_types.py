@@ -16,9 +16,7 @@ Data = Mapping[str, Any]
 
 # Children of a key for different uses. ``split(key, n)[i]`` is ``fold_in(key, i)``, so
 # these numbers lie where no split reaches.
-BATCH_STREAM, MODEL_STREAM, SCREEN_STREAM, CONDITIONAL_STREAM, START_STREAM = range(
-    2**32 - 5, 2**32
-)
+BATCH_STREAM, MODEL_STREAM, SCREEN_STREAM, CONDITIONAL_STREAM = range(2**32 - 4, 2**32)
 
 
 class Loss(Protocol):

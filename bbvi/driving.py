@@ -21,7 +21,7 @@ from bbvi.optimize.loop import Seen, State
 from bbvi.optimize.progress import Progress
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan
-from bbvi.programs import FRESH, Programs, batched
+from bbvi.programs import FRESH, STARTS, Programs, batched
 from bbvi.result import Fit, History, Live
 from bbvi.verdict import Status, judge
 
@@ -49,7 +49,7 @@ CLOSE = 5.0
 """Nats within which another mode has a share in the posterior."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
-NUM_DRAWS = (200, 20_000)
+NUM_DRAWS = (200, 10_000)
 """Fewest and most draws behind the bound and the k-hat of a fit."""
 NUM_NUMBERS = 2**26
 """Numbers that all those draws may need, which decides between the two."""
@@ -120,15 +120,15 @@ class Driver:
 
     def _start(self) -> State:
         """The best of several starts."""
-        states, bounds = jax.device_get(self.programs.screen(self.key, self.data))
-        elbos = np.asarray(bounds, np.float64)
-        each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
         if self.programs.explores:
-            each, elbos = self._explore(each)
+            each, elbos = self._explore()
+        else:
+            each, elbos = self._screen()
         self.start_elbos = elbos
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
-            raise ValueError(_no_start(self.plan, self._first_bad(each[0])))
+            state = self._screen()[0][0]
+            raise ValueError(_no_start(self.plan, self._first_bad(state)))
         order = np.argsort(elbos)[::-1]
         if self.programs.explores:
             near = [i for i in order[1:] if elbos[i] > elbos[order[0]] - BEHIND]
@@ -136,23 +136,28 @@ class Driver:
         self._last = each[order[0]]
         return self._last
 
-    def _explore(self, states: list[State]) -> tuple[list[State], Any]:
-        """A few chunks from every start, as the best start need not end best."""
-        elbos = np.full(len(states), -np.inf)
+    def _screen(self) -> tuple[list[State], Any]:
+        """Every start and its bound."""
+        states, elbos = jax.device_get(self.programs.screen(self.key, self.data))
+        each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
+        return each, np.asarray(elbos, np.float64)
+
+    def _explore(self) -> tuple[list[State], Any]:
+        """Every start a few chunks on, as the best start need not end best."""
+        num_starts = self.limits.num_starts
+        states, elbos = [self.programs.empty] * num_starts, np.full(num_starts, -np.inf)
         rate = np.float32(RATE if self.limits.lowers else 1.0)
-        for i, start in enumerate(states):
-            state = start
+        for i in range(num_starts):
             for index in range(EXPLORED):
-                number = np.uint32(EXPLORED * i + index + EXPLORING)
-                after, seen = self.programs.chunk(
-                    state, self.key, number, rate, self.data
+                number = EXPLORING + EXPLORED * i + index if index else int(STARTS) + i
+                state, seen = self.programs.chunk(
+                    states[i], self.key, np.uint32(number), rate, self.data
                 )
                 seen = jax.device_get(seen)
                 if not _is_finite(seen):
                     break
-                state = after
+                states[i] = state
                 elbos[i] = np.mean(seen.elbos, dtype=np.float64)
-            states[i] = state
         return states, elbos
 
     def _compare_rivals(self, state: State) -> tuple[State, Status]:

@@ -1,7 +1,9 @@
 """`fit`: from a model and its data to a `Fit`."""
 
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any
 
@@ -90,18 +92,35 @@ def fit(
     begun = time.monotonic()
     key = read_key(seed)
     limits = _read_limits(num_starts, max_steps, max_seconds, optimizer, progress)
-    made = plan(
-        model,
-        data,
-        guide=guide,
-        estimators=estimators,
-        num_particles=num_particles,
-    )
-    size = limits.max_steps // -(-limits.max_steps // CHUNK)
-    programs = programs_of(made, optimizer or _ADAM, size, limits.num_starts)
+    with _collector_paused():
+        made = plan(
+            model,
+            data,
+            guide=guide,
+            estimators=estimators,
+            num_particles=num_particles,
+        )
+        size = limits.max_steps // -(-limits.max_steps // CHUNK)
+        programs = programs_of(made, optimizer or _ADAM, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
     return driver.run()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No garbage collection while models are traced.
+
+    Tracing makes many small objects of which nearly all live, and a collection looks
+    at every one of them: a tenth of a cold fit.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def default_programs(made: Plan) -> Programs:

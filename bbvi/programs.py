@@ -19,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bbvi._types import SCREEN_STREAM, START_STREAM, Array, Data, Key, Params
+from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
 from bbvi.estimators import ScoreFunction
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
-from bbvi.optimize.loop import Chunk, State, make_chunk
+from bbvi.optimize.loop import Chunk, Seen, State, make_chunk
 from bbvi.planning import Plan
 
 KEPT = 32
@@ -40,6 +40,8 @@ PROBES = 256
 """Draws that are looked at for what is not finite."""
 EXPLORABLE = 30_000
 """Numbers in a draw up to which every start runs some steps before one is followed."""
+STARTS = np.uint32(2**32 - 2**16)
+"""Index of the chunk that makes the first start."""
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
@@ -53,9 +55,10 @@ class Programs:
 
     Attributes:
         explores: Whether steps are so cheap that every start runs some of them.
-        screen: ``(key, data) -> (state, elbo)`` of every start; the bound is left at 0
-            if the starts are explored anyway.
-        chunk: See `bbvi.optimize.loop.make_chunk`.
+        screen: ``(key, data) -> (state, elbo)`` of every start.
+        chunk: See `bbvi.optimize.loop.make_chunk`; if it explores, a chunk of index
+            ``STARTS + i`` begins at start ``i``, whatever the state it is given.
+        empty: A state of zeros, in its shape.
         measure: ``(params, key, index, data) -> Draw``, batch ``index`` of ``batch``
             draws, without values.
         sample: The same draws with their values.
@@ -68,6 +71,7 @@ class Programs:
     explores: bool
     screen: Callable[[Key, Data], tuple[State, Array]]
     chunk: Chunk
+    empty: State
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
@@ -178,12 +182,14 @@ class _Building:
         steps = make_chunk(
             objective, self.optimizer, retract, self.num_steps, self.decays
         )
+        if self.explores:
+            steps = self.from_start(steps)
         chunk = _Ahead(jax.jit(steps).trace(state, key, count, rate, data), options)
-        screen = _Ahead(jax.jit(self.screen).trace(key, data), options)
         measure = jax.jit(partial(self.draws, values=False))
         return Programs(
+            empty=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state),
             explores=self.explores,
-            screen=screen,
+            screen=jax.jit(self.screen, compiler_options=options),
             chunk=chunk,
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
@@ -191,6 +197,24 @@ class _Building:
             batch=self.batch,
             size=self.size,
         )
+
+    def from_start(self, chunk: Chunk) -> Chunk:
+        """A chunk that makes a start of its own where its index says so.
+
+        The starts need no program of their own then.
+        """
+
+        def started(
+            state: State, key: Key, index: Any, rate: Any, data: Data
+        ) -> tuple[State, Seen]:
+            def fresh() -> State:
+                params = _initial(self.plan, jax.random.fold_in(key, index), data)
+                return self.begin(params, data)
+
+            state = jax.lax.cond(index >= STARTS, fresh, lambda: state)
+            return chunk(state, key, index, rate, data)
+
+        return started
 
     def begin(self, params: Params, data: Data) -> State:
         """The state of a fit at its first step."""
@@ -201,19 +225,15 @@ class _Building:
         return State(params, self.optimizer.init(params), costs)
 
     def screen(self, key: Key, data: Data) -> tuple[State, Array]:
-        """Every start, with its bound if the starts are not explored."""
+        """Every start and its bound."""
 
         def start(key: Key) -> tuple[State, Array]:
             params = _initial(self.plan, key, data)
-            state = self.begin(params, data)
-            if self.explores:
-                return state, jnp.zeros(())
             key = jax.random.fold_in(key, SCREEN_STREAM)
-            return state, self.objective(params, key, data)[1].elbo
+            return self.begin(params, data), self.objective(params, key, data)[1].elbo
 
-        key = jax.random.fold_in(key, START_STREAM)
-        keys = jax.random.split(key, self.num_starts)
-        return jax.vmap(start)(keys) if self.is_small else jax.lax.map(start, keys)
+        indices = STARTS + jnp.arange(self.num_starts, dtype=jnp.uint32)
+        return jax.lax.map(lambda i: start(jax.random.fold_in(key, i)), indices)
 
     def draws(
         self, params: Params, key: Key, index: Any, data: Data, *, values: bool
