@@ -184,8 +184,12 @@ def f(*numbers):
     return np.array(numbers, np.float32)
 
 
-def logits(name="z", distribution=dist.Bernoulli):
-    return distribution(logits=param(f"{name}.logits", 0.0))
+def logits(name="z"):
+    return dist.Bernoulli(logits=param(f"{name}.logits", 0.0))
+
+
+def one_of(name="z"):
+    return dist.Categorical(logits=param(f"{name}.table", 0.0))
 
 
 # --- one element -------------------------------------------------------------------
@@ -214,8 +218,8 @@ def categorical_model(y):
 CATEGORICAL = Case(
     categorical_model,
     {"y": f(0.9)[0]},
-    lambda y: sample("z", logits(distribution=dist.Categorical)),
-    {"z.logits": f(0.3, -0.5, 0.8), "m": f(-1.0, 0.4, 2.0)},
+    lambda y: sample("z", one_of()),
+    {"z.table": f(0.3, -0.5, 0.8), "m": f(-1.0, 0.4, 2.0)},
     {"z": table([0, 1, 2])},
 )
 
@@ -226,7 +230,7 @@ def offset_model(y):
 
 
 def offset_guide(y):
-    index = sample("z", Shifted(param("z.logits", jnp.zeros(4)), 2))
+    index = sample("z", Shifted(param("z.table", jnp.zeros(4)), 2))
     assert index is not None
 
 
@@ -252,7 +256,7 @@ OFFSET = Case(
     offset_model,
     {"y": f(1.4)[0]},
     offset_guide,
-    {"z.logits": f(0.2, -0.3, 0.7, 0.1)},
+    {"z.table": f(0.2, -0.3, 0.7, 0.1)},
     {"z": np.arange(2, 6)},
 )
 
@@ -580,14 +584,14 @@ def shared_model(y):
 
 def shared_guide(y):
     sample("a", logits("a"))
-    sample("b", dist.Categorical(logits=param("b.logits", jnp.zeros(3))))
+    sample("b", dist.Categorical(logits=param("b.table", jnp.zeros(3))))
 
 
 SHARED = Case(
     shared_model,
     {"y": f(1.6)[0]},
     shared_guide,
-    {"a.logits": 0.4, "b.logits": f(0.3, -0.5, 0.8)},
+    {"a.logits": 0.4, "b.table": f(0.3, -0.5, 0.8)},
     {"a": bits(), "b": table([0, 1, 2])},
 )
 

@@ -507,12 +507,13 @@ def test_analysis_problems_come_first():
 
 def test_prints():
     lines = repr(made(cases.MIXTURE, num_particles=1)).splitlines()
-    assert lines[0] == "Plan for mixture_model"
+    assert lines[0] == "Plan for tests.cases.mixture_model"
     assert "guide      MeanField(): one dimension" in lines
     assert "gradient   1 particle a step" in lines
     assert any(x.startswith("mu    Reparameterized()  continuous") for x in lines)
     assert any(x.startswith("z     Marginalized()     finite") for x in lines)
-    assert "  LocalExpectation for z: Marginalized is preferred" in lines
+    assert "  z: LocalExpectation, ScoreFunction: Marginalized is preferred" in lines
+    assert "  z: Reparameterized: its draws jump as the parameters move" in lines
     assert "gradient   2 particles a step" in repr(made(cases.MIXTURE, num_particles=2))
 
 
