@@ -67,7 +67,7 @@ def test_every_public_name_of_a_fit_stands_in_the_reference():
 def test_the_tour_shows_what_is_printed(tmp_path, monkeypatch):
     """Word for word; numbers may differ from machine to machine."""
     monkeypatch.chdir(tmp_path)
-    namespace = {}
+    namespace = {"__name__": "__main__"}
     for _, code in blocks(page("tour.md")):
         if not code.startswith(">>>"):
             exec(code, namespace)
