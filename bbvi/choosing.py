@@ -61,7 +61,7 @@ def sum_out(
     estimator = Marginalized()
     for name, site in analysis.latents.items():
         override = overrides.get(name)
-        wanted = isinstance(override, Marginalized)
+        wanted = type(override) is Marginalized
         terms = analysis.children(name)
         summed = (n for n in choices if set(analysis.children(n)) & set(terms))
         drawn = isinstance(family, Custom) and not wanted
@@ -156,7 +156,7 @@ def choose(
     where = situation.site.describe
     if override is not None:
         refusal = override.refusal(situation)
-        if not isinstance(override, tuple(map(type, PREFERENCE))):
+        if type(override) not in map(type, PREFERENCE):
             refusal = "bbvi.objective does not know how to form its gradient"
         if refusal is not None:
             remedy = f"Use {names}" if sound else "No estimator is sound here"

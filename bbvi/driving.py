@@ -175,7 +175,11 @@ class Driver:
             if found.elbo > self.best.elbo + 1.0:
                 self.best, self.rate = None, RATE if self.limits.lowers else 1.0
                 self.plateaus.reset()
-                return self._optimize(state._replace(params=found.params))
+                self.rivals = rivals[number + 1 :]
+                state, status = self._optimize(state._replace(params=found.params))
+                if status is Status.CONVERGED:
+                    return self._compare_rivals(state)
+                return state, status
             if found.elbo > self.best.elbo - CLOSE:
                 modes.append(found)
         self.num_modes = len(modes)
@@ -199,6 +203,8 @@ class Driver:
             if not _is_finite(seen):
                 return None
             params = seen.mean
+            if self._is_late():
+                return None
         return self._measure(params)
 
     def _optimize(self, state: State) -> tuple[State, Status]:
@@ -226,8 +232,11 @@ class Driver:
                     return state, Status.NOT_FINITE
             if self.steps + self.size > self.limits.max_steps:
                 return state, Status.MAX_STEPS
-            if time.monotonic() - self.begun > self.limits.max_seconds:
+            if self._is_late():
                 return state, Status.MAX_SECONDS
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self.begun > self.limits.max_seconds
 
     def _note_chunk(self, seen: Seen) -> None:
         bound = float(np.mean(seen.elbos, dtype=np.float64))

@@ -81,7 +81,7 @@ class Plan:
     def __repr__(self) -> str:
         model = self.analysis.model
         module = getattr(model, "__module__", "__main__")
-        inside = "" if module == "__main__" else f"{module}."
+        inside = "" if module in (None, "__main__") else f"{module}."
         head = f"Plan for {inside}{name_of(model)}"
         particles = "particle" if self.num_particles == 1 else "particles"
         rows = [("site", "estimator", "because")]
