@@ -9,7 +9,7 @@ compiles nothing either, and one whose global data changed does compile.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -46,6 +46,7 @@ SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
 _compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="bbvi-compile")
+_compiling: set[Future] = set()
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
 
@@ -262,6 +263,11 @@ def _key_shape() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
+def wait_for_compilers() -> None:
+    """Wait until nothing compiles in the background, for those who count or time."""
+    wait(list(_compiling))
+
+
 class _Ahead:
     """A function that is compiled on another thread until it is called.
 
@@ -272,6 +278,8 @@ class _Ahead:
     def __init__(self, traced: Any, options: dict[str, Any]) -> None:
         compiling = traced.lower().compile
         self._compiled = _compilers.submit(compiling, compiler_options=options)
+        _compiling.add(self._compiled)
+        self._compiled.add_done_callback(_compiling.discard)
 
     def __call__(self, *args: Any) -> Any:
         return self._compiled.result()(*args)

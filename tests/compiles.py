@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import jax
 
+from bbvi.programs import wait_for_compilers
+
 _TRACE = "/jax/core/compile/jaxpr_trace_duration"
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _active: list["Count"] = []
@@ -41,6 +43,7 @@ class Count:
 @contextlib.contextmanager
 def count_compiles() -> Iterator[Count]:
     """Count traces and compilations of the block; may be nested."""
+    wait_for_compilers()
     count = Count()
     _active.append(count)
     try:
