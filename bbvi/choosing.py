@@ -156,7 +156,7 @@ def choose(
     where = situation.site.describe
     if override is not None:
         refusal = override.refusal(situation)
-        if type(override) not in map(type, PREFERENCE):
+        if not isinstance(override, tuple(map(type, PREFERENCE))):
             refusal = "bbvi.objective does not know how to form its gradient"
         if refusal is not None:
             remedy = f"Use {names}" if sound else "No estimator is sound here"
