@@ -20,7 +20,6 @@ from bbvi._types import BATCH_STREAM, MODEL_STREAM, Array, Data, Key, Params, Va
 from bbvi.analysis.tracing import (
     Trace,
     log_density,
-    log_prob,
     refine,
     run,
     scaled,
@@ -190,7 +189,7 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
     scores, costs = {}, {}
     for name in scored:
         fn = unmask(refine(guide[name]["fn"]))
-        scores[name] = log_prob(fn, draws[name])
+        scores[name] = fn.log_prob(draws[name])
         ndim = jnp.ndim(scores[name])
         reach = {t: f[name] for t, f in plan.influence.items() if name in f}
         own = (name, GUIDE_TERM.format(name))

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import BernoulliLogits, Distribution
+from numpyro.distributions import Distribution
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -73,28 +73,7 @@ def log_density(site: Mapping[str, Any]) -> Array:
     fn = refine(site["fn"])
     if site["intermediates"]:
         return fn.log_prob(site["value"], site["intermediates"])
-    return log_prob(fn, site["value"])
-
-
-def log_prob(distribution: Distribution, value: Array) -> Array:
-    r"""``distribution.log_prob(value)``; for a Bernoulli in a form that runs faster.
-
-    $$\log p(y) = -\log(1 + e^t), \quad t = (1 - 2 y)\,\text{logit}, \quad
-      y \in \{0, 1\}$$
-
-    which is right for infinite logits without the case distinctions that make up most
-    of a step in models of many Bernoulli variables.
-    """
-    base = distribution
-    if type(base) is ExpandedDistribution:
-        base = base.base_dist
-    if type(base) is not BernoulliLogits:
-        return distribution.log_prob(value)
-    t = jnp.where(jnp.asarray(value, bool), -base.logits, base.logits)
-    density = -(jnp.maximum(t, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(t))))
-    return jnp.broadcast_to(
-        density, jnp.broadcast_shapes(jnp.shape(t), distribution.batch_shape)
-    )
+    return fn.log_prob(site["value"])
 
 
 def scaled(log_prob: Array, site: Mapping[str, Any]) -> Array:
