@@ -171,16 +171,17 @@ class Fit:
         drawn = self.draws(num_draws, seed=seed)
         latents = {name: drawn[name] for name in plan.analysis.latents}
         key = jax.random.fold_in(read_key(seed, self.key), 1)
-        kwargs = arguments.bind(arguments.arrays)
 
-        def one(key: Key, latents: Any) -> Any:
-            return predict(plan, self.params, key, kwargs, latents)
+        @jax.jit
+        def predicted(keys: Key, latents: Any, arrays: Data) -> Any:
+            kwargs = arguments.bind(arrays)
+            return jax.lax.map(
+                lambda x: predict(plan, self.params, x[0], kwargs, x[1]),
+                (keys, latents),
+            )
 
         keys = jax.random.split(key, num_draws)
-        made = jax.jit(lambda k, v: jax.lax.map(lambda x: one(*x), (k, v)))(
-            keys, latents
-        )
-        return jax.device_get(made)
+        return jax.device_get(predicted(keys, latents, arguments.arrays))
 
     def _live(self, verb: str) -> Live:
         if self.live is None:
