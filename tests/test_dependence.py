@@ -375,7 +375,7 @@ def assert_sound(function, seed=0, num_bases=3, num_changes=3):
     blocks = np.split(values, num_bases)
     seen = False
     for block in blocks:
-        # The last lanes of a vector round otherwise than the first; influence is no ulp.
+        # Lanes of a vector round otherwise than others; no influence is that small.
         differs = ~np.isclose(block[1:], block[0], rtol=1e-5, atol=1e-6, equal_nan=True)
         for index, position in enumerate(np.repeat(positions, num_changes, axis=0)):
             for place in np.argwhere(differs[index]):
