@@ -4,8 +4,10 @@ x64 is off unless the environment says otherwise (`JAX_ENABLE_X64=1 pytest`); a 
 that needs it turns it on around its own lines, and is caught if it leaves it on.
 """
 
+import importlib
 import os
 import random
+import warnings
 
 # Read when jax and matplotlib start, hence before the imports below: several workers
 # share one GPU, and no test opens a window.
@@ -22,6 +24,18 @@ hypothesis.settings.register_profile(
     "bbvi", derandomize=True, deadline=None, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("bbvi")
+
+
+def pytest_configure(config):
+    """Import ArviZ once before the workers do.
+
+    At its first import on a day ArviZ 0.x warns and writes a file, at which several
+    processes at once trip over each other.
+    """
+    if not hasattr(config, "workerinput"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("arviz")
 
 
 @pytest.fixture(autouse=True)
