@@ -288,7 +288,7 @@ class _Ahead:
 def _compiler_options() -> dict[str, Any]:
     """For small models, where compiling is the cost: less effort of the compiler.
 
-    Its optimised loops only pay once arrays are large; `benchmarks/` has the figures.
+    Its optimised loops only pay once arrays are large.
     """
     is_cpu = jax.default_backend() == "cpu"
     return {"xla_backend_optimization_level": 0} if is_cpu else {}

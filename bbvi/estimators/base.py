@@ -4,7 +4,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields
 
 from bbvi.analysis import Site
-from bbvi.analysis.dependence import Influences
 
 DIFFERENTIABLE_SAMPLERS = frozenset(
     {
@@ -30,9 +29,7 @@ class Situation:
         factor: Class name of its factor of q; empty if q leaves the site out.
         is_differentiable: Whether the factor's sampler can be differentiated.
         support_moves: Whether the factor's support may depend on parameters.
-        guide_is_custom: Whether the factor is the user's own.
         joint: Name of the auxiliary site that draws it together with others.
-        influence: ``{cost: {latent: influence}}`` of the cost terms it reaches.
         coupled: Number of elements of the site that share cost terms; 1 if none do.
         scales: Different scales of the cost terms it reaches; None for arrays.
         feeds: Later draws of the guide that depend on it.
@@ -44,9 +41,7 @@ class Situation:
     factor: str = ""
     is_differentiable: bool = False
     support_moves: bool = False
-    guide_is_custom: bool = False
     joint: str = ""
-    influence: dict[str, Influences] | None = None
     coupled: int = 1
     scales: tuple[float | None, ...] = (1.0,)
     feeds: tuple[str, ...] = ()
