@@ -4,7 +4,7 @@ The order of `PREFERENCE` is the rule: the first estimator that does not refuse 
 and whose cost is affordable, is chosen; every other one leaves its reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,7 +18,7 @@ from bbvi.estimators import (
     ScoreFunction,
     Situation,
 )
-from bbvi.guides import Custom, FullRank, Guide
+from bbvi.guides import FullRank, Guide
 from bbvi.joint import Node
 
 PREFERENCE: tuple[Estimator, ...] = (
@@ -51,11 +51,18 @@ class Choice:
 
 def sum_out(
     analysis: Analysis,
-    family: Guide | None,
+    drawn: Collection[str],
     overrides: dict[str, Estimator],
     problems: list[str],
 ) -> tuple[dict[str, Choice], dict[str, str]]:
-    """Choices of the sites that are summed out; why not, for all other sites."""
+    """Choices of the sites that are summed out; why not, for all other sites.
+
+    Args:
+        analysis: Of the model.
+        drawn: Sites that a written guide has statements for.
+        overrides: Estimators that were asked for.
+        problems: Gains a sentence for every override that is unsound.
+    """
     choices: dict[str, Choice] = {}
     refusals: dict[str, str] = {}
     estimator = Marginalized()
@@ -64,10 +71,9 @@ def sum_out(
         wanted = type(override) is Marginalized
         terms = analysis.children(name)
         summed = (n for n in choices if set(analysis.children(n)) & set(terms))
-        drawn = isinstance(family, Custom) and not wanted
         situation = Situation(
             site=site,
-            factor="the guide's own" if drawn else "",
+            factor="the guide's own" if name in drawn and not wanted else "",
             coupled=_num_coupled(site.shape, name, analysis.influence),
             scales=tuple({analysis.sites[term].scale for term in terms}),
             neighbours=tuple(summed),
@@ -77,9 +83,9 @@ def sum_out(
             refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
         if refusal is None and (override is None or wanted):
             reason = "as asked" if wanted else estimator.reason(situation)
-            drawn = replace(situation, factor="a table")
+            in_q = replace(situation, factor="a table")
             rejected = {
-                other: other.refusal(drawn) or why
+                other: other.refusal(in_q) or why
                 for other, why in _after(estimator).items()
             }
             choices[name] = Choice(estimator, reason, rejected)

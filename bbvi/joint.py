@@ -6,7 +6,7 @@ program, so that dependence through later draws of the guide is seen.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,9 @@ from bbvi.analysis import Analysis, Parameter, Site
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import Influences, influences
 from bbvi.analysis.reading import (
-    moving_constraints,
     read_parameters,
     trace_abstractly,
 )
-from bbvi.analysis.structure import name_of
 from bbvi.analysis.tracing import (
     Trace,
     log_density,
@@ -56,6 +54,7 @@ class Node:
         shape: Of its value.
         dtype: Of its value.
         is_discrete: Whether it takes values in a countable set.
+        is_auxiliary: Whether it is marked as a statement of the guide's own.
     """
 
     name: str
@@ -66,6 +65,7 @@ class Node:
     shape: tuple[int, ...]
     dtype: Any
     is_discrete: bool
+    is_auxiliary: bool = False
 
     def as_site(self) -> Site:
         """An auxiliary statement in the place of a site of the model."""
@@ -139,42 +139,50 @@ def entropy(site: Mapping[str, Any]) -> Array | None:
 
 
 def read_guide(
-    analysis: Analysis, program: Callable[..., Any], needed: tuple[str, ...]
-) -> tuple[dict[str, Node], dict[str, Parameter], list[str]]:
-    """Statements and parameters of a guide, and what is wrong with it.
-
-    Args:
-        analysis: Of the model.
-        program: The guide.
-        needed: Latents that the guide must draw.
-
-    Returns:
-        Nodes by name, parameters by name, problems as sentences.
-    """
+    analysis: Analysis, program: Callable[..., Any]
+) -> tuple[dict[str, Node], dict[str, Parameter]]:
+    """Statements and parameters of a guide by name."""
 
     def reading(trace: Trace, _: Any) -> Any:
         sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
         nodes = {n: _read_node(n, site) for n, site in sites.items()}
-        auxiliary = {n for n, s in sites.items() if s["infer"].get("is_auxiliary")}
-        return nodes, read_parameters(trace), auxiliary
+        return nodes, read_parameters(trace)
 
     static, shapes = analysis.arguments.static, analysis.arguments.shapes
-    nodes, parameters, auxiliary = trace_abstractly(program, static, reading, shapes)
+    nodes, parameters = trace_abstractly(program, static, reading, shapes)
     if parameters:  # again, so that a support that moves with them is seen to move
         values = {name: parameter.shape for name, parameter in parameters.items()}
-        nodes, _, auxiliary = trace_abstractly(program, static, reading, shapes, values)
-    guide = name_of(program)
-    problems = [
-        f"{analysis.sites[n].describe} has no statement in {guide}: add "
-        f"numpyro.sample({n!r}, ...)"
-        for n in needed
-        if n not in nodes
-    ]
-    problems += moving_constraints(parameters)
+        nodes, _ = trace_abstractly(program, static, reading, shapes, values)
+    return nodes, parameters
+
+
+def guide_problems(
+    analysis: Analysis,
+    guide: str,
+    nodes: Mapping[str, Node],
+    needed: Collection[str],
+    not_summed: Mapping[str, str],
+) -> list[str]:
+    """What is wrong with the statements of a guide, as sentences.
+
+    Args:
+        analysis: Of the model.
+        guide: Its name.
+        nodes: Its statements.
+        needed: Latents that it must draw.
+        not_summed: Why they are not summed out of the model.
+    """
+    problems = []
+    for site in (analysis.sites[n] for n in needed if n not in nodes):
+        why = f" ({not_summed[site.name]})" if site.is_discrete else ""
+        problems.append(
+            f"{site.describe} has no statement in {guide}{why}: add "
+            f"numpyro.sample({site.name!r}, ...)"
+        )
     known = ", ".join(analysis.latents)
     for name, node in nodes.items():
         site = analysis.latents.get(name)
-        if site is None and name not in auxiliary:
+        if site is None and not node.is_auxiliary:
             problems.append(
                 f"{guide} draws {name!r}, which is no latent of the model ({known}): "
                 f"rename it, or mark it infer={{'is_auxiliary': True}}"
@@ -193,7 +201,7 @@ def read_guide(
                 f"{guide} draws {name!r} from a {node.factor}, the model from a "
                 f"{site.distribution}: one is discrete, the other is not"
             )
-    return nodes, parameters, problems
+    return problems
 
 
 def _read_node(name: str, site: Mapping[str, Any]) -> Node:
@@ -209,6 +217,7 @@ def _read_node(name: str, site: Mapping[str, Any]) -> Node:
         shape=tuple(jnp.shape(site["value"])),
         dtype=jnp.result_type(site["value"]),
         is_discrete=bool(fn.support.is_discrete),
+        is_auxiliary=bool(site["infer"].get("is_auxiliary")),
     )
 
 

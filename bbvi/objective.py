@@ -83,9 +83,19 @@ class Objective:
                 site: anything that does not depend on ``key``, such as a running
                 average of ``info.costs``. With more, the particles are each other's.
         """
+        constrained = constrain(self.plan.parameters, params)
+        return self.at(constrained, key, data, baselines)
+
+    def at(
+        self,
+        constrained: Params,
+        key: Key,
+        data: Data,
+        baselines: Costs | None = None,
+    ) -> tuple[Array, Info]:
+        """``(value, info)`` at constrained values of the parameters."""
         plan = self.plan
         kwargs = plan.analysis.arguments.bind(data)
-        constrained = constrain(plan.parameters, params)
         given = {**constrained, **_minibatch(plan, key)}
 
         def particle(key: Key) -> _Particle:

@@ -10,12 +10,19 @@ import numpy as np
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
 from bbvi.analysis.dependence import Influences
+from bbvi.analysis.reading import moving_constraints
 from bbvi.analysis.structure import name_of, table
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
 from bbvi.guides import Custom, FullRank, Guide, MeanField
 from bbvi.guides.base import unconstrained_shape
-from bbvi.joint import Node, initial_params, joint_influence, read_guide
+from bbvi.joint import (
+    Node,
+    guide_problems,
+    initial_params,
+    joint_influence,
+    read_guide,
+)
 
 FULL_RANK_DIM = 100
 """Largest dimension for which the full-rank Gaussian is the default."""
@@ -169,7 +176,11 @@ def make_plan(
     overrides = _read_overrides(analysis, estimators, problems)
     problems += _count_problems(num_particles)
     _raise_if(analysis, problems)
-    choices, not_summed = sum_out(analysis, family, overrides, problems)
+    nodes: dict[str, Node] = {}
+    parameters: dict[str, Parameter] = {}
+    if isinstance(family, Custom):
+        nodes, parameters = read_guide(analysis, family.function)
+    choices, not_summed = sum_out(analysis, nodes, overrides, problems)
     _raise_if(analysis, problems)
     marginalized = tuple(choices)
     names = tuple(name for name in analysis.latents if name not in marginalized)
@@ -179,8 +190,11 @@ def make_plan(
     problems += family.refusals(analysis, names)
     _raise_if(analysis, problems)
     program = family.program(analysis, names)
-    nodes, parameters, found = read_guide(analysis, program, names)
-    _raise_if(analysis, problems + found)
+    if not isinstance(family, Custom):
+        nodes, parameters = read_guide(analysis, program)
+    problems += moving_constraints(parameters)
+    problems += guide_problems(analysis, name_of(program), nodes, names, not_summed)
+    _raise_if(analysis, problems)
     parameters = {**parameters, **analysis.parameters}
     influence, feeds, digest = joint_influence(
         analysis, program, nodes, parameters, marginalized

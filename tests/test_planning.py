@@ -340,10 +340,9 @@ def test_asking_to_sum_out_with_a_guide_of_ones_own():
         sample("mu", dist.Normal(numpyro.param("mu.loc", 0.0), 1.0))
 
     case = cases.MIXTURE
-    with pytest.raises(PlanError, match=r"'z'.*has no statement in guide: add .*'z'"):
-        bbvi.plan(case.model, case.data, guide=guide)
     plan = bbvi.plan(case.model, case.data, guide=guide, estimators={"z": Marginalized})
     assert plan.marginalized == ("z",)
+    assert bbvi.plan(case.model, case.data, guide=guide).marginalized == ("z",)
     with pytest.raises(PlanError, match=r"'z'.*summed out, and .* draws it: leave it"):
         bbvi.plan(
             case.model, case.data, guide=case.guide, estimators={"z": Marginalized}
@@ -398,6 +397,20 @@ def test_guide_that_misses_a_latent():
         r"'mu'.* has no statement in plate_guide",
         cases.MIXTURE,
         guide=cases.plate_guide,
+    )
+
+
+def test_guide_that_misses_a_discrete_latent_that_cannot_be_summed_out():
+    case = cases.COUPLED["sum"]
+    refused(
+        r"'z'.* has no statement in <lambda> \(3 of its elements share .*\): add",
+        case,
+        guide=lambda y: None,
+    )
+    refused(
+        r"'z'.* has no statement in <lambda> \(overridden by ScoreFunction",
+        guide=lambda y: None,
+        estimators={"z": Score},
     )
 
 

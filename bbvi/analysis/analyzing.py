@@ -54,7 +54,17 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
             f"model must be a function with numpyro.sample statements; found "
             f"{type(model).__name__}"
         )
-    arguments = read_arguments(model, data)
+    analysis = examine(model, read_arguments(model, data))
+    if not analysis.latents:
+        raise ValueError(
+            f"{name_of(model)} cannot be fitted:\n  - it has no latent site, so there "
+            f"is nothing to infer: every sample statement has obs="
+        )
+    return analysis
+
+
+def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
+    """`analyze` with its arguments sorted; arrays without values are not checked."""
     sites, plates, parameters, observed, unsettled = _read_model(model, arguments)
     latents = {n: s for n, s in sites.items() if s.kind == "latent"}
     struct = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in latents.items()}
@@ -76,7 +86,8 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
     costs = jax.tree.flatten({n: n for n in shape["cost"]})[0]
     found = influences(closed, jax.tree.flatten({n: n for n in latents})[0])
     influence = dict(zip(costs, found[: len(costs)], strict=True))
-    check_derived(model, arguments, plates, unsettled)
+    if arguments.has_values:
+        check_derived(model, arguments, plates, unsettled)
     return Analysis(
         model=model,
         arguments=arguments,
@@ -98,6 +109,9 @@ def fingerprint(closed: Any, *records: Any) -> str:
     """A digest that is equal for two programs only if they compute the same."""
     digest = hashlib.sha256(str(closed.jaxpr).encode())
     for const in closed.consts:
+        if isinstance(const, jax.core.Tracer):
+            digest.update(repr(id(const)).encode())
+            continue
         if jax.dtypes.issubdtype(
             getattr(const, "dtype", np.float32), jax.dtypes.prng_key
         ):
@@ -118,7 +132,7 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
         leaves = zip(
             jax.tree.leaves(arrays), jax.tree.leaves(arguments.arrays), strict=True
         )
-        known = {id(tracer): np.asarray(array) for tracer, array in leaves}
+        known = {id(t): np.asarray(a) for t, a in leaves if arguments.has_values}
         named = {id(tracer): name for name, tracer in arrays.items()}
         sites = {}
         for name, message in trace.items():
@@ -145,11 +159,6 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
         values = {name: parameter.shape for name, parameter in parameters.items()}
         problems.extend(moving_constraints(parameters))
         sites, plates, _ = trace_abstractly(model, static, reading, shapes, values)
-    if not any(site.kind == "latent" for site in sites.values()):
-        problems.append(
-            "it has no latent site, so there is nothing to infer: every sample "
-            "statement has obs="
-        )
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise ValueError(f"{name_of(model)} cannot be fitted:\n{lines}")

@@ -21,7 +21,8 @@ class Arguments:
     """Arguments of a model by name.
 
     Attributes:
-        arrays: Pytrees of NumPy arrays; arguments of the compiled program.
+        arrays: Pytrees of NumPy arrays, or of `jax.ShapeDtypeStruct` where only the
+            shapes are known; arguments of the compiled program.
         static: Everything else (ints, strings, None, objects); part of the program.
     """
 
@@ -32,6 +33,12 @@ class Arguments:
         """Keyword arguments of the model, its arrays taken from ``data``, as JAX's."""
         arrays = {name: data[name] for name in self.arrays}
         return {**self.static, **jax.tree.map(jnp.asarray, arrays)}
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the arrays themselves are known, so that they can be checked."""
+        leaves = jax.tree.leaves(self.arrays)
+        return not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
 
     @property
     def shapes(self) -> dict[str, Any]:

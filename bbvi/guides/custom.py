@@ -14,7 +14,8 @@ class Custom(Guide):
     """A NumPyro guide function with ``numpyro.param`` and ``numpyro.sample``.
 
     It takes the model's arguments, may be amortised or autoregressive, and needs a
-    statement for every latent of the model; sites of its own are marked
+    statement for every latent of the model but the finite ones that it leaves to bbvi,
+    which are summed out; sites of its own are marked
     ``infer={"is_auxiliary": True}``. Its plates and scales are its own: local sites
     of a subsampled plate stand inside the same plate, as in the model.
 
