@@ -1,14 +1,17 @@
 """Black-box variational inference for any NumPyro model, with a verdict."""
 
-from bbvi import estimators, guides
-from bbvi.analysis import Analysis, analyze
-from bbvi.choosing import Choice
-from bbvi.fitting import fit
-from bbvi.loading import load
-from bbvi.objective import loss
-from bbvi.planning import Plan, PlanError, plan
-from bbvi.result import Fit
-from bbvi.verdict import Level, Status, Verdict
+from bbvi._collector import collector_paused
+
+with collector_paused():
+    from bbvi import estimators, guides
+    from bbvi.analysis import Analysis, analyze
+    from bbvi.choosing import Choice
+    from bbvi.fitting import fit
+    from bbvi.loading import load
+    from bbvi.objective import loss
+    from bbvi.planning import Plan, PlanError, plan
+    from bbvi.result import Fit
+    from bbvi.verdict import Level, Status, Verdict
 
 __all__ = [
     "Analysis",

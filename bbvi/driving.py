@@ -16,12 +16,13 @@ import numpy as np
 from bbvi._types import Data, Key, Params
 from bbvi.analysis.structure import name_of
 from bbvi.diagnostics import elbo, gradient_snr, psis
+from bbvi.drawing import Draw
 from bbvi.guides import Guide, MeanField
-from bbvi.optimize.loop import Seen, State
+from bbvi.optimize.loop import Seen, State, unravel
 from bbvi.optimize.progress import Progress
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan
-from bbvi.programs import FRESH, STARTS, Programs, batched
+from bbvi.programs import FRESH, Programs
 from bbvi.result import Fit, History, Live
 from bbvi.verdict import Status, judge
 
@@ -35,8 +36,10 @@ RESOLUTION = 0.05
 """Drift of a parameter, in the guide's units, that does not matter."""
 EXPLORED = 3
 """Chunks that every start of a small model runs before the best is followed."""
+FIRST = 2**16
+"""Number of the first step; the draws that candidates are compared on come before."""
 EXPLORING = 2**30
-"""First number of the chunks of exploring."""
+"""Number of the first step of exploring."""
 NUM_RIVALS = 3
 """Other starts that are compared with the one that was followed."""
 BEHIND = 50.0
@@ -120,17 +123,15 @@ class Driver:
 
     def _start(self) -> State:
         """The best of several starts."""
-        if self.programs.explores:
-            each, elbos = self._explore()
-        else:
-            each, elbos = self._screen()
+        explores = self.programs.explores
+        each, elbos = self._explore() if explores else self._screen()
         self.start_elbos = elbos
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
             state = self._screen()[0][0]
             raise ValueError(_no_start(self.plan, self._first_bad(state)))
         order = np.argsort(elbos)[::-1]
-        if self.programs.explores:
+        if explores:
             near = [i for i in order[1:] if elbos[i] > elbos[order[0]] - BEHIND]
             self.rivals = [each[i] for i in near[:NUM_RIVALS]]
         self._last = each[order[0]]
@@ -138,18 +139,22 @@ class Driver:
 
     def _screen(self) -> tuple[list[State], Any]:
         """Every start and its bound."""
-        states, elbos = jax.device_get(self.programs.screen(self.key, self.data))
-        each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(elbos))]
-        return each, np.asarray(elbos, np.float64)
+        states, elbos = self.programs.screen(self.key, self.data)
+        return self._separate(states), np.asarray(elbos, np.float64)
+
+    def _separate(self, states: State) -> list[State]:
+        states = jax.device_get(states)
+        count = self.limits.num_starts
+        return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
 
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
-        num_starts = self.limits.num_starts
-        states, elbos = [self.programs.empty] * num_starts, np.full(num_starts, -np.inf)
+        states = self._separate(self.programs.starts(self.key, self.data))
+        elbos = np.full(len(states), -np.inf)
         rate = np.float32(RATE if self.limits.lowers else 1.0)
-        for i in range(num_starts):
+        for i in range(len(states)):
             for index in range(EXPLORED):
-                number = EXPLORING + EXPLORED * i + index if index else int(STARTS) + i
+                number = EXPLORING + self.size * (EXPLORED * i + index)
                 state, seen = self.programs.chunk(
                     states[i], self.key, np.uint32(number), rate, self.data
                 )
@@ -176,7 +181,9 @@ class Driver:
                 self.best, self.rate = None, RATE if self.limits.lowers else 1.0
                 self.plateaus.reset()
                 self.rivals = rivals[number + 1 :]
-                state, status = self._optimize(state._replace(params=found.params))
+                state, status = self._optimize(
+                    state._replace(params=_ravel(found.params))
+                )
                 if status is Status.CONVERGED:
                     return self._compare_rivals(state)
                 return state, status
@@ -190,19 +197,18 @@ class Driver:
     ) -> _Candidate | None:
         """Where a rival ends if it does not come to a mode that is known."""
         rate = np.float32(RATE if self.limits.lowers else 1.0)
-        params = jax.device_get(state.params)
+        params = self._tree(state.params)
         distance = self.plan.guide.distance
         for index in range(RIVAL_CHUNKS):
             if min(distance(mode.params, params) for mode in modes) < APART:
                 return None
-            name = np.uint32(
-                EXPLORING + EXPLORED * 1_000 + RIVAL_CHUNKS * number + index
-            )
-            state, seen = self.programs.chunk(state, self.key, name, rate, self.data)
+            before = EXPLORED * 1_000 + RIVAL_CHUNKS * number + index
+            first = np.uint32(EXPLORING + self.size * before)
+            state, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
             if not _is_finite(seen):
                 return None
-            params = seen.mean
+            params = self._tree(seen.mean)
             if self._is_late():
                 return None
         return self._measure(params)
@@ -210,8 +216,9 @@ class Driver:
     def _optimize(self, state: State) -> tuple[State, Status]:
         failures = 0
         while True:
-            index, rate = np.uint32(self.num_chunks + 1), np.float32(self.rate)
-            after, seen = self.programs.chunk(state, self.key, index, rate, self.data)
+            first = np.uint32(FIRST + self.size * self.num_chunks)
+            rate = np.float32(self.rate)
+            after, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
             self.num_chunks += 1
             self.steps += self.size
@@ -241,21 +248,33 @@ class Driver:
     def _note_chunk(self, seen: Seen) -> None:
         bound = float(np.mean(seen.elbos, dtype=np.float64))
         self.rows.append((self.steps, bound, self.rate))
-        self.snr.append(_signal(seen, self.size))
+        self.snr.append(self._signal(seen))
         self.limits.progress.update(self.steps, bound, self.rate)
+
+    def _signal(self, seen: Seen) -> dict[str, float]:
+        """Signal-to-noise ratio of the gradient by site; one step shows none."""
+        total, square = self._tree(seen.gradient_sum), self._tree(seen.gradient_square)
+        if self.size < 2:
+            return dict.fromkeys(_by_site(total), np.nan)
+        return {
+            site: gradient_snr(
+                _ravel([total[n] for n in names]).astype(np.float64),
+                _ravel([square[n] for n in names]).astype(np.float64),
+                self.size,
+            )
+            for site, names in _by_site(total).items()
+        }
 
     def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
         """At a plateau take its average, lower the rate, and see what that gained."""
-        self.plateaus.add(
-            _ravel(seen.mean),
-            _ravel(seen.variance),
-            RESOLUTION * _ravel(self.plan.guide.units(seen.mean)),
-        )
+        units = self.plan.guide.units(self._tree(seen.mean))
+        mean, variance = (np.asarray(x, np.float64) for x in (seen.mean, seen.variance))
+        self.plateaus.add(mean, variance, RESOLUTION * _ravel(units))
         window = self.plateaus.window()
         if window is None:
             return state, False
-        params = _unravel(self.plateaus.average(window), seen.mean)
-        candidate = self._measure(params)
+        average = self.plateaus.average(window).astype(seen.mean.dtype)
+        candidate = self._measure(self._tree(average))
         gained = None
         if self.best is not None:
             gained = candidate.log_weights - self.best.log_weights
@@ -267,24 +286,32 @@ class Driver:
             return state, True
         if self.limits.lowers:
             self.rate *= LOWER
-        return state._replace(params=params), False
+        return state._replace(params=average), False
+
+    def _tree(self, vector: Any) -> Params:
+        """Parameters by name, from the vector that the loop works on."""
+        return unravel(np.asarray(vector), self.programs.like)
 
     def _num_draws(self) -> int:
         return int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
 
     def _measure(self, params: Params) -> _Candidate:
         """Log weights of draws that are common to all candidates."""
-        made = batched(self.programs.measure, params, self.key, self.data, 1, 0)
+        made = self._draws(params, 1, 0)
         return _Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
+
+    def _draws(self, params: Params, count: int, first: int) -> Draw:
+        measure, draws = self.programs.measure, self.programs.draws
+        return draws(measure, params, self.key, self.data, count, first)
 
     def _final(self, state: State, status: Status) -> Params:
         """The best candidate; where there may be a better one, the later iterates."""
         if status is Status.CONVERGED:
             return self.best.params
-        candidates = [self._measure(jax.device_get(state.params))]
+        candidates = [self._measure(self._tree(state.params))]
         if self.plateaus.means:
             average = self.plateaus.average(min(2, len(self.plateaus.means)))
-            candidates.append(self._measure(_unravel(average, state.params)))
+            candidates.append(self._measure(self._tree(average)))
         if self.best is not None:
             candidates.append(self.best)
         finite = [c for c in candidates if np.isfinite(c.elbo)]
@@ -292,8 +319,7 @@ class Driver:
 
     def _finish(self, params: Params, status: Status) -> Fit:
         times = -(-self._num_draws() // self.programs.batch)
-        draw, first = self.programs.measure, FRESH
-        made = batched(draw, params, self.key, self.data, times, first)
+        made = self._draws(params, times, FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         rows = np.array(self.rows or [(0, np.nan, self.rate)])
         sites = list(self.snr[0]) if self.snr else []
@@ -325,7 +351,7 @@ class Driver:
 
     def _first_bad(self, state: State) -> str:
         """What is not finite near a state: a term, or a gradient; empty if nothing."""
-        probed = self.programs.probe(state.params, self.key, self.data)
+        probed = self.programs.probe(self._tree(state.params), self.key, self.data)
         terms, gradient = jax.device_get(probed)
         return _first_name(terms) or _first_name(gradient) or ""
 
@@ -359,20 +385,6 @@ def _no_start(made: Plan, bad: str) -> str:
     )
 
 
-def _signal(seen: Seen, size: int) -> dict[str, float]:
-    """Signal-to-noise ratio of the gradient by site; one step shows none."""
-    if size < 2:
-        return dict.fromkeys(_by_site(seen.gradient_sum), np.nan)
-    return {
-        site: gradient_snr(
-            _ravel({n: seen.gradient_sum[n] for n in names}),
-            _ravel({n: seen.gradient_square[n] for n in names}),
-            size,
-        )
-        for site, names in _by_site(seen.gradient_sum).items()
-    }
-
-
 def _by_site(params: Params) -> dict[str, list[str]]:
     """Names of parameters by the site that they belong to."""
     sites: dict[str, list[str]] = {}
@@ -382,16 +394,5 @@ def _by_site(params: Params) -> dict[str, list[str]]:
 
 
 def _ravel(tree: Any) -> Any:
-    leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+    leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
     return np.concatenate(leaves) if leaves else np.zeros(0)
-
-
-def _unravel(vector: Any, like: Any) -> Any:
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([np.size(x) for x in leaves])
-    parts = np.split(vector, ends[:-1]) if leaves else []
-    shaped = [
-        part.reshape(np.shape(x)).astype(np.asarray(x).dtype)
-        for part, x in zip(parts, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, shaped)

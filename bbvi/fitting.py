@@ -1,9 +1,7 @@
 """`fit`: from a model and its data to a `Fit`."""
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any
 
@@ -11,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from bbvi._collector import collector_paused
 from bbvi.driving import Driver, Limits
 from bbvi.estimators import Estimator
 from bbvi.guides import Guide
@@ -26,10 +25,6 @@ MAX_STEPS = 50_000
 """Default limit on steps."""
 NUM_STARTS = 8
 """Default number of starts."""
-EPS = 0.01
-"""Of Adam: a gradient far below this many nats a unit moves nothing."""
-
-_ADAM = optax.chain(optax.scale_by_adam(eps=EPS), optax.scale(-1.0))
 
 
 def fit(
@@ -92,7 +87,7 @@ def fit(
     begun = time.monotonic()
     key = read_key(seed)
     limits = _read_limits(num_starts, max_steps, max_seconds, optimizer, progress)
-    with _collector_paused():
+    with collector_paused():
         made = plan(
             model,
             data,
@@ -101,31 +96,15 @@ def fit(
             num_particles=num_particles,
         )
         size = limits.max_steps // -(-limits.max_steps // CHUNK)
-        programs = programs_of(made, optimizer or _ADAM, size, limits.num_starts)
+        programs = programs_of(made, optimizer, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
     return driver.run()
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection while models are traced.
-
-    Tracing makes many small objects of which nearly all live, and a collection looks
-    at every one of them: a tenth of a cold fit.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def default_programs(made: Plan) -> Programs:
     """Programs of a plan that is not fitted with options of its own."""
-    return programs_of(made, _ADAM, CHUNK, NUM_STARTS)
+    return programs_of(made, None, CHUNK, NUM_STARTS)
 
 
 def _read_limits(

@@ -7,13 +7,18 @@ program, so that dependence through later draws of the guide is seen.
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import TransformedDistribution, constraints
+from numpyro.distributions import (
+    ImproperUniform,
+    TransformedDistribution,
+    constraints,
+)
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
@@ -123,19 +128,19 @@ def entropy(site: Mapping[str, Any]) -> Array | None:
     Jacobian at the draw.
     """
     fn = refine(site["fn"])
-    base, shift = fn, 0.0
-    if isinstance(fn, TransformedDistribution):
-        if not site["intermediates"]:
-            return None
-        base = fn.base_dist
-        draw = site["intermediates"][0][0]
-        shift = -log_density(site) + base.log_prob(draw)
-    elif unmask(fn) is not fn:
+    transformed = isinstance(fn, TransformedDistribution)
+    if unmask(fn) is not fn or (transformed and not site["intermediates"]):
         return None
+    base = fn.base_dist if transformed else fn
     try:
-        return base.entropy() + shift
+        known = base.entropy()
     except NotImplementedError:
         return None
+    if not transformed:
+        return known
+    flat = copy(fn)
+    flat.base_dist = ImproperUniform(base.support, base.batch_shape, base.event_shape)
+    return known - flat.log_prob(site["value"], site["intermediates"])
 
 
 def read_guide(

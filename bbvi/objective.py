@@ -205,8 +205,8 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
         own = (name, GUIDE_TERM.format(name))
         reach = in_blocks(reach, own, jnp.shape(draws[name]))
         costs[name] = sum(reached_cost(terms[t], f, ndim) for t, f in reach.items())
-    elbo = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
     sums = {name: jnp.sum(term) for name, term in terms.items()}
+    elbo = sum(sums.values(), start=jnp.zeros(()))
     return _Particle(elbo, surrogate, sums, scores, costs)
 
 

@@ -26,22 +26,34 @@ from bbvi.drawing import Draw, draw, whole
 from bbvi.estimators import ScoreFunction
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
-from bbvi.optimize.loop import Chunk, Seen, State, make_chunk
+from bbvi.optimize.loop import (
+    Chunk,
+    State,
+    make_chunk,
+    numbered,
+    on_vectors,
+    ravel,
+    unravel,
+)
 from bbvi.planning import Plan
 
+EPS = 0.01
+"""Of Adam: a gradient far below this many nats a unit moves nothing."""
+ADAM = optax.chain(optax.scale_by_adam(eps=EPS), optax.scale(-1.0))
+"""The default optimizer, whose rate is an argument of the chunk."""
 KEPT = 32
 """Number of fits whose programs are kept."""
 MEMORY = 2**23
 """Numbers that a batch of draws may hold at once."""
 
 FRESH = 2**31
-"""First batch of draws that no candidate of an optimisation was compared on."""
+"""Number of the first draw that no candidate of an optimisation was compared on."""
 PROBES = 256
 """Draws that are looked at for what is not finite."""
 EXPLORABLE = 30_000
 """Numbers in a draw up to which every start runs some steps before one is followed."""
 STARTS = np.uint32(2**32 - 2**16)
-"""Index of the chunk that makes the first start."""
+"""Stream of the first start."""
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
@@ -57,11 +69,11 @@ class Programs:
     Attributes:
         explores: Whether steps are so cheap that every start runs some of them.
         screen: ``(key, data) -> (state, elbo)`` of every start.
-        chunk: See `bbvi.optimize.loop.make_chunk`; if it explores, a chunk of index
-            ``STARTS + i`` begins at start ``i``, whatever the state it is given.
-        empty: A state of zeros, in its shape.
-        measure: ``(params, key, index, data) -> Draw``, batch ``index`` of ``batch``
-            draws, without values.
+        starts: ``(key, data) -> state`` of every start, without a bound.
+        chunk: See `bbvi.optimize.loop.make_chunk`.
+        like: Shapes of the parameters, which a state holds as one vector.
+        measure: ``(params, key, first, data) -> Draw``, the ``batch`` draws from
+            number ``first`` on, without values.
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
@@ -71,26 +83,52 @@ class Programs:
 
     explores: bool
     screen: Callable[[Key, Data], tuple[State, Array]]
+    starts: Callable[[Key, Data], State]
     chunk: Chunk
-    empty: State
+    like: Params
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
     batch: int
     size: int
 
+    def draws(
+        self,
+        function: Callable[[Params, Key, Any, Data], Draw],
+        params: Params,
+        key: Key,
+        data: Data,
+        num_batches: int,
+        first: int = FRESH,
+    ) -> Draw:
+        """Batches of ``measure`` or ``sample``, ``(num_batches * batch, ...)``."""
+        made = [
+            jax.device_get(function(params, key, np.uint32(number), data))
+            for number in range(first, first + num_batches * self.batch, self.batch)
+        ]
+        return jax.tree.map(lambda *x: np.concatenate(x), *made)
+
 
 def programs_of(
     plan: Plan,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None,
     num_steps: int,
     num_starts: int,
 ) -> Programs:
-    """The programs of a plan, compiled before if an equal plan was fitted before."""
-    begun, params = _trace_start(plan)
+    """The programs of a plan, compiled before if an equal plan was fitted before.
 
-    def update(params: Params) -> Any:
-        return optimizer.update(params, optimizer.init(params), params)
+    Args:
+        plan: The plan.
+        optimizer: A user's own, on trees of parameters; None for Adam.
+        num_steps: Steps in a chunk.
+        num_starts: Starts that are compared.
+    """
+    begun, params = _trace_start(plan)
+    optimizer = ADAM if optimizer is None else on_vectors(optimizer, params)
+    vector = jax.eval_shape(ravel, params)
+
+    def update(vector: Array) -> Any:
+        return optimizer.update(vector, optimizer.init(vector), vector)
 
     identity = (
         plan.analysis.fingerprint,
@@ -99,15 +137,15 @@ def programs_of(
         repr(type(plan.guide)),
         plan.num_particles,
         fingerprint(begun),
-        fingerprint(jax.make_jaxpr(update)(params)),
+        fingerprint(jax.make_jaxpr(update)(vector)),
         num_steps,
         num_starts,
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
         plans = (_without_data(plan), _without_data(whole(plan)))
-        building = _Building(*plans, optimizer, num_steps, num_starts)
-        _kept[identity] = building.programs(params)
+        building = _Building(*plans, optimizer, num_steps, num_starts, params)
+        _kept[identity] = building.programs()
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)
@@ -144,6 +182,7 @@ class _Building:
     optimizer: optax.GradientTransformation
     num_steps: int
     num_starts: int
+    like: Params
 
     @property
     def objective(self) -> Objective:
@@ -173,24 +212,27 @@ class _Building:
         single = self.plan.num_particles == 1
         return {name: choices[name].estimator.decay for name in names if single}
 
-    def programs(self, params: Params) -> Programs:
+    def programs(self) -> Programs:
         """Trace all, longest compilation first, and compile side by side."""
         key, data = _key_shape(), self.plan.analysis.arguments.shapes
+        params = self.like
         options = _compiler_options() if self.is_small else {}
         state = jax.eval_shape(self.begin, params, data)
         count, rate = np.uint32(0), np.float32(0)
         objective, retract = self.objective, self.plan.guide.retract
         steps = make_chunk(
-            objective, self.optimizer, retract, self.num_steps, self.decays
+            objective, self.optimizer, retract, self.num_steps, self.decays, params
         )
-        if self.explores:
-            steps = self.from_start(steps)
         chunk = _Ahead(jax.jit(steps).trace(state, key, count, rate, data), options)
         measure = jax.jit(partial(self.draws, values=False))
+        starts = jax.jit(self.starts)
+        if self.explores:
+            starts = _Ahead(starts.trace(key, data), options)
         return Programs(
-            empty=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state),
+            like=params,
             explores=self.explores,
             screen=jax.jit(self.screen, compiler_options=options),
+            starts=starts,
             chunk=chunk,
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
@@ -199,54 +241,44 @@ class _Building:
             size=self.size,
         )
 
-    def from_start(self, chunk: Chunk) -> Chunk:
-        """A chunk that makes a start of its own where its index says so.
-
-        The starts need no program of their own then.
-        """
-
-        def started(
-            state: State, key: Key, index: Any, rate: Any, data: Data
-        ) -> tuple[State, Seen]:
-            def fresh() -> State:
-                params = _initial(self.plan, jax.random.fold_in(key, index), data)
-                return self.begin(params, data)
-
-            state = jax.lax.cond(index >= STARTS, fresh, lambda: state)
-            return chunk(state, key, index, rate, data)
-
-        return started
-
     def begin(self, params: Params, data: Data) -> State:
         """The state of a fit at its first step."""
         costs = {}
         if self.decays:
             _, info = jax.eval_shape(self.objective, params, _key_shape(), data)
             costs = {n: jnp.zeros_like(info.costs[n]) for n in self.decays}
-        return State(params, self.optimizer.init(params), costs)
+        vector = ravel(params)
+        return State(vector, self.optimizer.init(vector), costs)
+
+    def starts(self, key: Key, data: Data) -> State:
+        """Every start."""
+
+        def start(index: Array) -> State:
+            key_of = jax.random.fold_in(key, index)
+            return self.begin(_initial(self.plan, key_of, data), data)
+
+        return jax.vmap(start)(STARTS + jnp.arange(self.num_starts, dtype=jnp.uint32))
 
     def screen(self, key: Key, data: Data) -> tuple[State, Array]:
         """Every start and its bound."""
 
-        def start(key: Key) -> tuple[State, Array]:
-            params = _initial(self.plan, key, data)
-            key = jax.random.fold_in(key, SCREEN_STREAM)
-            return self.begin(params, data), self.objective(params, key, data)[1].elbo
+        def bound(state: State) -> Array:
+            params = unravel(state.params, self.like)
+            of_bound = jax.random.fold_in(key, SCREEN_STREAM)
+            return self.objective(params, of_bound, data)[1].elbo
 
-        indices = STARTS + jnp.arange(self.num_starts, dtype=jnp.uint32)
-        return jax.lax.map(lambda i: start(jax.random.fold_in(key, i)), indices)
+        states = self.starts(key, data)
+        return states, jax.lax.map(bound, states)
 
     def draws(
-        self, params: Params, key: Key, index: Any, data: Data, *, values: bool
+        self, params: Params, key: Key, first: Any, data: Data, *, values: bool
     ) -> Draw:
         """A batch of draws."""
 
         def one(key: Key) -> Draw:
             return draw(self.full, params, key, data, values=values)
 
-        return jax.vmap(one)(
-            jax.random.split(jax.random.fold_in(key, index), self.batch)
-        )
+        return jax.vmap(one)(numbered(key, first, self.batch))
 
     def probe(self, params: Params, key: Key, data: Data) -> tuple[Any, Params]:
         """Terms and gradients of many draws."""
@@ -292,19 +324,3 @@ def _compiler_options() -> dict[str, Any]:
     """
     is_cpu = jax.default_backend() == "cpu"
     return {"xla_backend_optimization_level": 0} if is_cpu else {}
-
-
-def batched(
-    function: Callable[[Params, Key, Any, Data], Draw],
-    params: Params,
-    key: Key,
-    data: Data,
-    num_batches: int,
-    first: int = FRESH,
-) -> Draw:
-    """Several batches of draws, as NumPy arrays, ``(num_batches * batch, ...)``."""
-    made = [
-        jax.device_get(function(params, key, np.uint32(index), data))
-        for index in range(first, first + num_batches)
-    ]
-    return jax.tree.map(lambda *x: np.concatenate(x), *made)

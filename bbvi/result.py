@@ -14,7 +14,7 @@ from bbvi.analysis.arguments import read_arguments
 from bbvi.diagnostics import Estimate, Smoothed, psis
 from bbvi.drawing import Draw, predict
 from bbvi.planning import Plan
-from bbvi.programs import Programs, batched
+from bbvi.programs import Programs
 from bbvi.saving import flatten, write
 from bbvi.verdict import Level, Status, Verdict
 
@@ -117,7 +117,9 @@ class Fit:
         else:
             programs, key = self.live.programs, read_key(seed, self.key)
             times = -(-num_draws * (4 if reweighted else 1) // programs.batch)
-            made = batched(programs.sample, self.params, key, self.live.data, times)
+            made = programs.draws(
+                programs.sample, self.params, key, self.live.data, times
+            )
         if reweighted:
             smoothed = psis(made.log_p - made.log_q)
             if not np.isfinite(smoothed.log_weights).any():

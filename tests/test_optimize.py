@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from bbvi.optimize.loop import State, make_chunk
+from bbvi.optimize.loop import State, make_chunk, on_vectors, ravel, unravel
 from bbvi.optimize.stopping import Plateaus
 from tests.compiles import count_compiles
 
 ADAM = optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
 RATE = 0.3
+LIKE = {"a": jax.ShapeDtypeStruct((2,), jnp.float32)}
 
 
 class Info(NamedTuple):
@@ -33,7 +34,7 @@ def add(params, step):
 
 
 def begin(a=(1.0, -2.0), baselines=None):
-    params = {"a": jnp.array(a)}
+    params = jnp.array(a)
     return State(params, ADAM.init(params), baselines or {})
 
 
@@ -61,32 +62,32 @@ def gradient_of(a):
 
 
 def test_one_step_is_a_step_of_adam():
-    chunk = make_chunk(loss, ADAM, add, 1, {})
+    chunk = make_chunk(loss, ADAM, add, 1, {}, LIKE)
     state, seen = run(chunk, begin())
     # Adam's first step is the rate, against the sign of the gradient.
-    np.testing.assert_allclose(state.params["a"], [1.0 + RATE, -2.0 + RATE], 1e-5)
-    np.testing.assert_allclose(seen.gradient_sum["a"], [-2.0, -10.0], 1e-6)
+    np.testing.assert_allclose(state.params, [1.0 + RATE, -2.0 + RATE], 1e-5)
+    np.testing.assert_allclose(seen.gradient_sum, [-2.0, -10.0], 1e-6)
     np.testing.assert_allclose(seen.elbos, [-0.5 * 4 - 2.0 * 6.25], 1e-6)
 
 
 def test_many_steps_and_their_running_sums():
-    chunk = make_chunk(loss, ADAM, add, 7, {})
+    chunk = make_chunk(loss, ADAM, add, 7, {}, LIKE)
     state, seen = run(chunk, begin())
     iterates, gradients = adam(np.array([1.0, -2.0]), gradient_of, 7)
-    np.testing.assert_allclose(state.params["a"], iterates[-1], 1e-4, 1e-4)
-    np.testing.assert_allclose(seen.mean["a"], iterates.mean(0), 1e-4)
-    np.testing.assert_allclose(seen.variance["a"], iterates.var(0), 1e-3)
-    np.testing.assert_allclose(seen.gradient_sum["a"], gradients.sum(0), 1e-4)
+    np.testing.assert_allclose(state.params, iterates[-1], 1e-4, 1e-4)
+    np.testing.assert_allclose(seen.mean, iterates.mean(0), 1e-4)
+    np.testing.assert_allclose(seen.variance, iterates.var(0), 1e-3)
+    np.testing.assert_allclose(seen.gradient_sum, gradients.sum(0), 1e-4)
     square = (gradients**2).sum(0)
-    np.testing.assert_allclose(seen.gradient_square["a"], square, 1e-4)
+    np.testing.assert_allclose(seen.gradient_square, square, 1e-4)
     assert seen.elbos.shape == (7,)
 
 
 def test_two_chunks_are_one_of_twice_the_length():
-    state, first = run(make_chunk(loss, ADAM, add, 3, {}), begin())
-    state, second = run(make_chunk(loss, ADAM, add, 3, {}), state, index=1)
-    whole, seen = run(make_chunk(loss, ADAM, add, 6, {}), begin())
-    np.testing.assert_allclose(state.params["a"], whole.params["a"], 1e-6)
+    state, first = run(make_chunk(loss, ADAM, add, 3, {}, LIKE), begin())
+    state, second = run(make_chunk(loss, ADAM, add, 3, {}, LIKE), state, index=1)
+    whole, seen = run(make_chunk(loss, ADAM, add, 6, {}, LIKE), begin())
+    np.testing.assert_allclose(state.params, whole.params, 1e-6)
     elbos = np.concatenate([first.elbos, second.elbos])
     np.testing.assert_allclose(elbos, seen.elbos, 1e-5)
 
@@ -97,21 +98,21 @@ def test_steps_are_taken_in_the_units_of_retract():
     def retract(params, step):
         return jax.tree.map(lambda p, s: p + 2 * s, params, step)
 
-    state, seen = run(make_chunk(loss, ADAM, retract, 5, {}), begin())
+    state, seen = run(make_chunk(loss, ADAM, retract, 5, {}, LIKE), begin())
     iterates, gradients = adam(np.array([1.0, -2.0]), gradient_of, 5, unit=2.0)
-    np.testing.assert_allclose(state.params["a"], iterates[-1], 1e-4, 1e-4)
-    np.testing.assert_allclose(seen.gradient_sum["a"], gradients.sum(0), 1e-4)
+    np.testing.assert_allclose(state.params, iterates[-1], 1e-4, 1e-4)
+    np.testing.assert_allclose(seen.gradient_sum, gradients.sum(0), 1e-4)
 
 
 def test_rate_scales_the_steps():
-    chunk = make_chunk(loss, ADAM, add, 1, {})
+    chunk = make_chunk(loss, ADAM, add, 1, {}, LIKE)
     slow, _ = run(chunk, begin(), rate=0.1 * RATE)
-    moved = np.asarray(slow.params["a"]) - [1.0, -2.0]
+    moved = np.asarray(slow.params) - [1.0, -2.0]
     np.testing.assert_allclose(moved, 0.1 * RATE, rtol=1e-5)
 
 
 def test_noise_differs_between_steps_and_chunks_and_repeats():
-    chunk = make_chunk(loss, ADAM, add, 4, {})
+    chunk = make_chunk(loss, ADAM, add, 4, {}, LIKE)
     start, noisy = begin(), (3.0, 0.5, 1.0)
     _, first = run(chunk, start, index=0, data=noisy)
     _, again = run(chunk, start, index=0, data=noisy)
@@ -122,14 +123,14 @@ def test_noise_differs_between_steps_and_chunks_and_repeats():
 
 
 def test_baselines_are_running_averages_of_the_costs():
-    chunk = make_chunk(loss, ADAM, add, 1, {"z": 0.75})
+    chunk = make_chunk(loss, ADAM, add, 1, {"z": 0.75}, LIKE)
     state, _ = run(chunk, begin(baselines={"z": jnp.array(8.0)}))
     # The cost is the old average plus the sum of the parameters.
     assert state.baselines["z"] == pytest.approx(0.75 * 8.0 + 0.25 * (8.0 - 1.0))
 
 
 def test_rate_data_and_index_are_arguments_of_one_program():
-    chunk = jax.jit(make_chunk(loss, ADAM, add, 2, {}))
+    chunk = jax.jit(make_chunk(loss, ADAM, add, 2, {}, LIKE))
     key, start = jax.random.key(0), begin()
     datas = [jnp.array([3.0, 0.5, 0.0]), jnp.array([1.0, 2.0, 0.1])]
     args = (np.uint32(0), np.float32(0.1))
@@ -214,3 +215,15 @@ def test_reset_forgets():
     found.reset()
     assert found.planned == 0
     assert found.means == found.variances == []
+
+
+def test_an_optimizer_of_trees_works_on_vectors():
+    """Each leaf has a rate of its own, by its name."""
+    tree = {"a": jnp.array([[1.0], [2.0]]), "b": jnp.array(3.0)}
+    rates = {"a": optax.sgd(0.1), "b": optax.sgd(1.0)}
+    optimizer = on_vectors(optax.multi_transform(rates, {"a": "a", "b": "b"}), tree)
+    vector = ravel(tree)
+    np.testing.assert_array_equal(vector, [1.0, 2.0, 3.0])
+    jax.tree.map(np.testing.assert_array_equal, unravel(vector, tree), tree)
+    update, _ = optimizer.update(jnp.ones(3), optimizer.init(vector), vector)
+    np.testing.assert_allclose(update, [-0.1, -0.1, -1.0])

@@ -6,11 +6,12 @@ applied exactly once by those who sum. `bbvi.objective` uses the same two.
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -20,6 +21,7 @@ from numpyro.distributions.distribution import (
 from bbvi._types import Array, Key
 
 Trace = Mapping[str, dict[str, Any]]
+_WRAPPERS = (MaskedDistribution, Independent, ExpandedDistribution)
 
 
 def run(
@@ -49,9 +51,7 @@ def refine(distribution: Distribution) -> Distribution:
 
 def unwrap(distribution: Any) -> Any:
     """The distribution below masks, ``to_event`` and ``expand``."""
-    while isinstance(
-        distribution, (MaskedDistribution, Independent, ExpandedDistribution)
-    ):
+    while isinstance(distribution, _WRAPPERS):
         distribution = distribution.base_dist
     return distribution
 
@@ -68,9 +68,23 @@ def unmask(distribution: Distribution) -> Distribution:
     return distribution
 
 
+def _unguarded(distribution: Distribution) -> Distribution:
+    """Without NumPyro's check that the value lies in the support, if that is all reals.
+
+    It would only tell whether the value is finite, in every step.
+    """
+    if isinstance(distribution, _WRAPPERS):
+        distribution = copy(distribution)
+        distribution.base_dist = _unguarded(distribution.base_dist)
+    elif type(distribution).support in (constraints.real, constraints.real_vector):
+        distribution = copy(distribution)
+        distribution._validate_args = False
+    return distribution
+
+
 def log_density(site: Mapping[str, Any]) -> Array:
     """Unsummed, unscaled, masked log density of a traced site."""
-    fn = refine(site["fn"])
+    fn = _unguarded(refine(site["fn"]))
     if site["intermediates"]:
         return fn.log_prob(site["value"], site["intermediates"])
     return fn.log_prob(site["value"])

@@ -99,13 +99,17 @@ def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
         factor = dist.NegativeBinomial2(
             rows(analysis, site, mean, indices),
             jnp.minimum(concentration, MAX_CONCENTRATION),
+            validate_args=False,
         )
     elif len(site.values) == 2 and site.values[0] == 0:
         logits = numpyro.param(f"{name}.logits", _jitter(shape))
-        factor = dist.BernoulliLogits(rows(analysis, site, logits, indices))
+        factor = dist.BernoulliLogits(
+            rows(analysis, site, logits, indices), validate_args=False
+        )
     else:
         logits = numpyro.param(f"{name}.table", _jitter((*shape, len(site.values))))
-        factor = Table(rows(analysis, site, logits, indices), int(site.values[0]))
+        logits = rows(analysis, site, logits, indices)
+        factor = Table(logits, int(site.values[0]), validate_args=False)
     return numpyro.sample(name, factor.to_event(site.event_dim))
 
 

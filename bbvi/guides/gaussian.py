@@ -100,7 +100,9 @@ class FullRank(Guide):
                     lambda _: INITIAL_SCALE * jnp.eye(dim),
                     constraint=constraints.lower_cholesky,
                 )
-                joint = dist.MultivariateNormal(loc, scale_tril=scale_tril)
+                joint = dist.MultivariateNormal(
+                    loc, scale_tril=scale_tril, validate_args=False
+                )
                 flat = numpyro.sample(JOINT, joint, infer={"is_auxiliary": True})
                 start = 0
                 for site in continuous:

@@ -156,13 +156,13 @@ def _sample_normal(
     )
     loc = rows(analysis, site, whole_loc, indices)
     scale = rows(analysis, site, whole_scale, indices)
-    base, draw = dist.Normal(loc, scale), loc + scale * noise
+    base, draw = dist.Normal(loc, scale, validate_args=False), loc + scale * noise
     if is_real(site):
         with _Drawn(draw, []):
             return numpyro.sample(site.name, base.to_event(site.event_dim))
     transform = biject_to(support)
     inner = base.to_event(transform.domain.event_dim)
-    factor = dist.TransformedDistribution(inner, transform)
+    factor = dist.TransformedDistribution(inner, transform, validate_args=False)
     factor = factor.to_event(site.event_dim - factor.event_dim)
     with _Drawn(transform(draw), [[draw, None]]):
         return numpyro.sample(site.name, factor)

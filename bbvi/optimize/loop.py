@@ -6,10 +6,14 @@ of steps. Whoever drives it works on the host between chunks only.
 """
 
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bbvi._types import Array, Data, Key, Loss, Params
@@ -19,18 +23,18 @@ class State(NamedTuple):
     """What the next step needs.
 
     Attributes:
-        params: Parameters, unconstrained.
+        params: Parameters, unconstrained, as one vector: see `ravel`.
         optimizer: The optimizer's own state.
         baselines: Running averages of costs, for score functions with one particle.
     """
 
-    params: Params
+    params: Array
     optimizer: Any
     baselines: dict[str, Array]
 
 
 class Seen(NamedTuple):
-    """What a chunk of steps saw.
+    """What a chunk of steps saw; all but the first are vectors like the parameters.
 
     Attributes:
         elbos: Estimate of the bound at each step, `(num_steps,)`.
@@ -41,10 +45,10 @@ class Seen(NamedTuple):
     """
 
     elbos: Array
-    mean: Params
-    variance: Params
-    gradient_sum: Params
-    gradient_square: Params
+    mean: Array
+    variance: Array
+    gradient_sum: Array
+    gradient_square: Array
 
 
 Chunk = Callable[[State, Key, Any, Any, Data], tuple[State, Seen]]
@@ -56,67 +60,108 @@ def make_chunk(
     retract: Callable[[Params, Params], Params],
     num_steps: int,
     decays: dict[str, float],
+    like: Params,
 ) -> Chunk:
     """A function that runs ``num_steps`` steps.
 
     Args:
         loss: ``loss(params, key, data, baselines) -> (value, info)``.
-        optimizer: Sees gradients in the coordinates of ``retract`` at zero; its
-            updates are multiplied by the chunk's ``rate``.
+        optimizer: Works on vectors (see `on_vectors`). It sees gradients in the
+            coordinates of ``retract`` at zero, and its updates are multiplied by the
+            chunk's ``rate``.
         retract: ``retract(params, step)``: the parameters after a step.
         num_steps: Steps in a chunk.
         decays: Of the running average of costs, by site; empty for none.
+        like: Shapes of the parameters.
 
     Returns:
-        ``chunk(state, key, index, rate, data) -> (state, seen)``, pure; ``index``
-        counts the chunks, so that each has noise of its own.
+        ``chunk(state, key, first, rate, data) -> (state, seen)``, pure; ``first``
+        is the number of its first step, and each number has noise of its own.
     """
 
+    def moved_by(params: Array, step: Array) -> Params:
+        return retract(unravel(params, like), unravel(step, like))
+
     def chunk(
-        state: State, key: Key, index: Any, rate: Any, data: Data
+        state: State, key: Key, first: Any, rate: Any, data: Data
     ) -> tuple[State, Seen]:
         start = state.params
-        zeros = jax.tree.map(jnp.zeros_like, start)
+        zeros = jnp.zeros_like(start)
 
         def step(carry: Any, key: Key) -> tuple[Any, Array]:
             state, sums = carry
 
-            def around(step: Params) -> tuple[Array, Any]:
-                params = retract(state.params, step)
+            def around(step: Array) -> tuple[Array, Any]:
+                params = moved_by(state.params, step)
                 return loss(params, key, data, state.baselines)
 
             (_, info), gradient = jax.value_and_grad(around, has_aux=True)(zeros)
-            updates, inner = optimizer.update(gradient, state.optimizer, state.params)
-            updates = jax.tree.map(lambda u: rate * u, updates)
-            params = retract(state.params, updates)
+            update, inner = optimizer.update(gradient, state.optimizer, state.params)
+            params = ravel(moved_by(state.params, rate * update))
             baselines = {
                 name: decays[name] * old + (1 - decays[name]) * info.costs[name]
                 for name, old in state.baselines.items()
             }
-            moved = jax.tree.map(jnp.subtract, params, start)
-            seen = (moved, _square(moved), gradient, _square(gradient))
-            sums = jax.tree.map(jnp.add, sums, seen)
-            return (State(params, inner, baselines), sums), info.elbo
+            moved = params - start
+            seen = jnp.stack([moved, moved**2, gradient, gradient**2])
+            return (State(params, inner, baselines), sums + seen), info.elbo
 
-        keys = jax.random.split(jax.random.fold_in(key, index), num_steps)
-        (state, sums), elbos = jax.lax.scan(step, (state, (zeros,) * 4), keys)
-        moved, squares, gradient_sum, gradient_square = sums
-        shift = jax.tree.map(lambda total: total / num_steps, moved)
+        keys = numbered(key, first, num_steps)
+        sums = jnp.zeros((4, *start.shape), start.dtype)
+        (state, sums), elbos = jax.lax.scan(step, (state, sums), keys)
+        shift, square = sums[:2] / num_steps
         seen = Seen(
             elbos=elbos,
-            mean=jax.tree.map(jnp.add, start, shift),
-            variance=jax.tree.map(
-                lambda square, mean: jnp.maximum(square / num_steps - mean**2, 0.0),
-                squares,
-                shift,
-            ),
-            gradient_sum=gradient_sum,
-            gradient_square=gradient_square,
+            mean=start + shift,
+            variance=jnp.maximum(square - shift**2, 0.0),
+            gradient_sum=sums[2],
+            gradient_square=sums[3],
         )
         return state, seen
 
     return chunk
 
 
-def _square(tree: Any) -> Any:
-    return jax.tree.map(jnp.square, tree)
+def numbered(key: Key, first: Any, count: int) -> Key:
+    """Children ``first``, ``first + 1``, ... of a key, all at once."""
+    numbers = first + jnp.arange(count, dtype=jnp.uint32)
+    return jax.vmap(partial(jax.random.fold_in, key))(numbers)
+
+
+def ravel(tree: Params) -> Array:
+    """All leaves of a tree as one vector.
+
+    The loop works on one vector, so that a model of many sites has no more arithmetic
+    to compile for its optimizer than one of few.
+    """
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+
+
+def unravel(vector: Any, like: Params) -> Params:
+    """The tree, of shapes and dtypes of ``like``; in NumPy if the vector is."""
+    xp = np if isinstance(vector, np.ndarray) else jnp
+    leaves, structure = jax.tree.flatten(like)
+    ends = list(accumulate(prod(leaf.shape) for leaf in leaves))
+    parts = xp.split(vector, ends[:-1]) if leaves else []
+    shaped = [
+        part.reshape(leaf.shape).astype(leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def on_vectors(
+    optimizer: optax.GradientTransformation, like: Params
+) -> optax.GradientTransformation:
+    """An optimizer of trees like ``like`` that takes and gives vectors."""
+
+    def init(params: Array) -> Any:
+        return optimizer.init(unravel(params, like))
+
+    def update(gradient: Array, state: Any, params: Array) -> tuple[Array, Any]:
+        trees = unravel(gradient, like), state, unravel(params, like)
+        update, state = optimizer.update(*trees)
+        return ravel(update), state
+
+    return optax.GradientTransformation(init, update)
