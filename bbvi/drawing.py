@@ -121,18 +121,18 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
 
 
 def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> Values:
-    """Observed and deterministic sites of the model, drawn anew given latents.
+    """All sites of the model, drawn anew given latents.
 
     Args:
         plan: The plan; its plates are taken whole, at their size under ``data``.
         params: Unconstrained parameters.
         key: Of the draws.
         data: The model's arguments, not needed to be those of the fit.
-        drawn: One draw of the latent sites; those that have another shape under
-            ``data`` are drawn from the model.
+        drawn: One draw of latent sites; those that are not among them, or have
+            another shape under ``data``, are drawn from the model.
 
     Returns:
-        Values by site.
+        Values by site, latents included.
     """
     given = constrain(plan.parameters, params)
     model = handlers.uncondition(plan.analysis.model)
@@ -149,7 +149,7 @@ def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> 
     return {
         name: site["value"]
         for name, site in trace.items()
-        if kinds.get(name) in ("observed", "deterministic")
+        if kinds.get(name) in (*_SHOWN, "observed")
     }
 
 

@@ -38,6 +38,7 @@ def to_arviz(
     log_likelihood: Group | None = None,
     posterior_predictive: Group | None = None,
     prior: Group | None = None,
+    prior_predictive: Group | None = None,
     observed_data: Group | None = None,
     constant_data: Group | None = None,
     attrs: Mapping[str, Any] | None = None,
@@ -60,6 +61,7 @@ def to_arviz(
         log_likelihood: of each observation, `(num_draws, *site.shape)`.
         posterior_predictive: draws of observed sites, `(num_draws, *site.shape)`.
         prior: draws from the prior, `(num_draws, *site.shape)`.
+        prior_predictive: of observed sites, given those, `(num_draws, *site.shape)`.
         observed_data: what was conditioned on, `site.shape`.
         constant_data: the model's other arrays, any shape; ArviZ 0.x makes a number
             an array of one.
@@ -80,6 +82,7 @@ def to_arviz(
         "log_likelihood": log_likelihood,
         "posterior_predictive": posterior_predictive,
         "prior": prior,
+        "prior_predictive": prior_predictive,
         "observed_data": observed_data,
         "constant_data": constant_data,
     }

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from bbvi._collector import collector_paused
+from bbvi._keys import read_key
 from bbvi.driving import Driver, Limits
 from bbvi.estimators import Estimator
 from bbvi.guides import Guide
@@ -17,7 +18,7 @@ from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Plateaus
 from bbvi.planning import Plan, plan
 from bbvi.programs import Programs, programs_of
-from bbvi.result import Fit, read_key
+from bbvi.result import Fit
 
 CHUNK = 100
 """Steps between two looks of the host."""

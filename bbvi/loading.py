@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from bbvi._keys import read_key
 from bbvi.diagnostics import Estimate, Smoothed
 from bbvi.drawing import Draw
 from bbvi.fitting import default_programs
 from bbvi.planning import Plan
-from bbvi.result import HISTORY, Fit, History, Live, read_key
+from bbvi.result import HISTORY, Fit, History, Live
 from bbvi.saving import flatten, read
 from bbvi.verdict import Level, Status, Verdict
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
@@ -30,7 +31,6 @@ from bbvi.optimize.loop import (
     Chunk,
     State,
     make_chunk,
-    numbered,
     on_vectors,
     ravel,
     unravel,

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from bbvi._types import Data, Key, Params
+from bbvi._keys import read_key
+from bbvi._types import Data, Key, Params, Values
 from bbvi.analysis.arguments import read_arguments
 from bbvi.diagnostics import Estimate, Smoothed, psis
 from bbvi.drawing import Draw, predict
@@ -160,18 +161,53 @@ class Fit:
         Raises:
             ValueError: A loaded fit has no model to predict with.
         """
-        live = self._live("predict")
-        fitted = live.plan.analysis.arguments
+        analysis = self._live("predict").plan.analysis
+        drawn = self.draws(num_draws, seed=seed)
+        latents = {name: drawn[name] for name in analysis.latents}
+        made = self._from_model(data, latents, num_draws, seed)
+        return {n: x for n, x in made.items() if n not in latents}
+
+    def prior(
+        self, data: Any = None, *, num_draws: int = 1_000, seed: Any = None
+    ) -> dict[str, NDArray[Any]]:
+        """Draws of all sites of the model before it has seen the observations.
+
+        Args:
+            data: As in `predict`.
+            num_draws: How many.
+            seed: An int or a JAX key.
+
+        Returns:
+            ``{site: (num_draws, *shape)}``; the model's own parameters at their fitted
+            values.
+
+        Raises:
+            ValueError: A prior is improper, or a loaded fit has no model to draw from.
+        """
+        latents = self._live("draw").plan.analysis.latents
+        improper = [
+            n for n, s in latents.items() if s.distribution == "ImproperUniform"
+        ]
+        if improper:
+            raise ValueError(
+                f"the prior of {', '.join(map(repr, improper))} is improper "
+                f"(ImproperUniform), so there is nothing to draw from: give it a "
+                f"proper one"
+            )
+        return self._from_model(data, {}, num_draws, seed)
+
+    def _from_model(
+        self, data: Any, latents: Values, num_draws: int, seed: Any
+    ) -> dict[str, NDArray[Any]]:
+        plan = self.live.plan
+        fitted = plan.analysis.arguments
         new = {
             n: np.asarray(x) if hasattr(x, "to_numpy") else x
             for n, x in dict({} if data is None else data).items()
         }
         arguments = read_arguments(
-            live.plan.analysis.model, {**fitted.static, **fitted.arrays, **new}
+            plan.analysis.model, {**fitted.static, **fitted.arrays, **new}
         )
-        plan = live.plan
-        drawn = self.draws(num_draws, seed=seed)
-        latents = {name: drawn[name] for name in plan.analysis.latents}
         key = jax.random.fold_in(read_key(seed, self.key), 1)
 
         @jax.jit
@@ -202,6 +238,7 @@ class Fit:
         coords: Mapping[str, Sequence[Any]] | None = None,
         dims: Mapping[str, Sequence[str]] | None = None,
         posterior_predictive: bool = False,
+        prior: bool = False,
     ) -> Any:
         """The fit as ArviZ data: `InferenceData` of 0.x, `DataTree` of 1.x.
 
@@ -212,10 +249,12 @@ class Fit:
             coords: Labels along dimensions, such as a plate's.
             dims: Names of the axes of sites; default those of the plates.
             posterior_predictive: Whether to draw the observed sites anew as well.
+            prior: Whether to draw all sites from the model's prior as well.
 
         Returns:
             Groups posterior, sample_stats (``log_p``, ``log_q``), log_likelihood,
-            observed_data, constant_data and, if asked for, posterior_predictive.
+            observed_data, constant_data and, if asked for, posterior_predictive,
+            prior and prior_predictive.
         """
         from bbvi.export import to_arviz
 
@@ -225,6 +264,8 @@ class Fit:
         if posterior_predictive:
             predictive = self.predict(num_draws=num_draws, seed=seed)
             predictive = {n: predictive[n] for n in described["observed"]}
+        before = self.prior(num_draws=num_draws, seed=seed) if prior else {}
+        seen = described["observed"]
         return to_arviz(
             made.values,
             dims={**described["dims"], **(dims or {})},
@@ -232,7 +273,9 @@ class Fit:
             sample_stats={"log_p": made.log_p, "log_q": made.log_q},
             log_likelihood=made.log_likelihood or None,
             posterior_predictive=predictive,
-            observed_data=described["observed"] or None,
+            prior={n: x for n, x in before.items() if n not in seen} or None,
+            prior_predictive={n: x for n, x in before.items() if n in seen} or None,
+            observed_data=seen or None,
             constant_data=described["constant"] or None,
             attrs={
                 "status": str(self.status),
@@ -345,31 +388,3 @@ def describe(plan: Plan) -> dict[str, Any]:
     observed = {n: flat[a] for n, a in analysis.observed.items() if a in flat}
     constant = {n: x for n, x in flat.items() if n not in analysis.observed.values()}
     return {"dims": dims, "observed": observed, "constant": constant}
-
-
-def read_key(seed: Any, default: Key | None = None) -> Key:
-    """A JAX key from an int or a key.
-
-    Raises:
-        TypeError: It is neither.
-    """
-    if seed is None and default is not None:
-        return default
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        return _key_of(int(seed))
-    if isinstance(seed, jax.Array):
-        if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
-            return seed
-        if seed.dtype == np.uint32 and seed.shape == (2,):
-            return jax.random.wrap_key_data(seed)
-    raise TypeError(
-        f"seed must be an int or one JAX key (jax.random.key(0)); found "
-        f"{type(seed).__name__} {seed!r}"
-    )
-
-
-def _key_of(seed: int) -> Key:
-    """``jax.random.key(seed)``, without compiling anything where that is known."""
-    if jax.config.jax_default_prng_impl != "threefry2x32" or not 0 <= seed < 2**32:
-        return jax.random.key(seed)
-    return jax.random.wrap_key_data(np.array([0, seed], np.uint32))

@@ -228,7 +228,7 @@ def test_predict_refuses_what_the_model_does_not_take(grouped):
 
 @pytest.fixture(scope="module")
 def tree(grouped):
-    return grouped.to_arviz(300, posterior_predictive=True)
+    return grouped.to_arviz(300, posterior_predictive=True, prior=True)
 
 
 def test_export_has_all_groups_with_dims_from_the_plates(grouped, tree):
@@ -247,6 +247,27 @@ def test_export_has_all_groups_with_dims_from_the_plates(grouped, tree):
     assert set(tree["sample_stats"].data_vars) == {"log_p", "log_q"}
     assert tree.attrs["status"] == str(grouped.status)
     assert tree.attrs["khat"] == grouped.khat
+
+
+def test_prior_is_what_the_model_says_before_it_sees_data(grouped, tree):
+    latents = set(tree["posterior"].data_vars)
+    assert set(tree["prior"].data_vars) == latents
+    assert list(tree["prior_predictive"].data_vars) == ["y"]
+    assert tree["prior"]["theta"].dims == ("chain", "draw", "groups")
+    mu = grouped.prior(num_draws=4_000)["mu"]
+    assert abs(mu.mean()) < 5 * mu.std() / 4_000**0.5
+    assert mu.std() == pytest.approx(2.0, rel=0.1)
+
+
+def test_an_improper_prior_cannot_be_drawn_from():
+    def model(y):
+        mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = bbvi.fit(model, {"y": 1.0}, progress=False)
+    with pytest.raises(ValueError, match="prior of 'mu' is improper"):
+        fit.prior()
+    assert fit.predict(num_draws=10)["y"].shape == (10,)
 
 
 def test_deterministic_sites_have_the_dims_of_their_plates(tree):

@@ -6,7 +6,6 @@ of steps. Whoever drives it works on the host between chunks only.
 """
 
 from collections.abc import Callable
-from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bbvi._keys import numbered
 from bbvi._types import Array, Data, Key, Loss, Params
 
 
@@ -120,12 +120,6 @@ def make_chunk(
         return state, seen
 
     return chunk
-
-
-def numbered(key: Key, first: Any, count: int) -> Key:
-    """Children ``first``, ``first + 1``, ... of a key, all at once."""
-    numbers = first + jnp.arange(count, dtype=jnp.uint32)
-    return jax.vmap(partial(jax.random.fold_in, key))(numbers)
 
 
 def ravel(tree: Params) -> Array:
