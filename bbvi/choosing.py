@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from bbvi.analysis import Analysis
-from bbvi.analysis.dependence import Influences, coupled_axes
+from bbvi.analysis.windows import Influences, colours
 from bbvi.estimators import (
     Estimator,
     LocalExpectation,
@@ -74,7 +74,7 @@ def sum_out(
         situation = Situation(
             site=site,
             factor="the guide's own" if name in drawn and not wanted else "",
-            coupled=_num_coupled(site.shape, name, analysis.influence),
+            **_coupling(site.shape, name, analysis.influence),
             scales=tuple({analysis.sites[term].scale for term in terms}),
             neighbours=tuple(summed),
         )
@@ -106,15 +106,13 @@ def _after(chosen: Estimator) -> dict[Estimator, str]:
     return {e: f"{type(chosen).__name__} is preferred" for e in rest}
 
 
-def _num_coupled(
+def _coupling(
     shape: tuple[int, ...], name: str, influence: Mapping[str, Influences]
-) -> int:
-    """How many elements of a site share cost terms; 1 if each has its own."""
-    axes: set[int] = set()
-    for found in influence.values():
-        if name in found:
-            axes |= set(coupled_axes(found[name], shape))
-    return prod(shape[axis] for axis in axes)
+) -> dict[str, int]:
+    """How many elements of a site share cost terms, and in how many colours."""
+    found = colours((f[name] for f in influence.values() if name in f), shape)
+    coupled = prod(n for n, number in zip(shape, found, strict=True) if number > 1)
+    return {"coupled": coupled, "colours": prod(found)}
 
 
 def situation_of(
@@ -135,7 +133,7 @@ def situation_of(
         is_differentiable=node.is_differentiable,
         support_moves=node.support_moves and not joint,
         joint=joint,
-        coupled=_num_coupled(node.shape, node.name, influence),
+        **_coupling(node.shape, node.name, influence),
         feeds=feeds[node.name],
         has_entropy=node.has_entropy or bool(joint),
     )

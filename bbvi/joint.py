@@ -25,7 +25,7 @@ from numpyro.primitives import Messenger
 from bbvi._types import MODEL_STREAM, Array, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter, Site
 from bbvi.analysis.analyzing import fingerprint
-from bbvi.analysis.dependence import Influences, influences
+from bbvi.analysis.dependence import influences
 from bbvi.analysis.reading import (
     read_parameters,
     trace_abstractly,
@@ -39,6 +39,7 @@ from bbvi.analysis.tracing import (
     unmask,
     unwrap,
 )
+from bbvi.analysis.windows import Influences, covers, move
 from bbvi.estimators.base import DIFFERENTIABLE_SAMPLERS
 from bbvi.estimators.summation import model_terms
 
@@ -285,10 +286,7 @@ def joint_influence(
 
 def _on_leading_axes(influence: Influences, ndim: int) -> Influences:
     """Influence on an array once its axes from ``ndim`` on have been summed."""
-    return {
-        name: tuple(a if a is not None and a < ndim else None for a in axes)
-        for name, axes in influence.items()
-    }
+    return move(influence, lambda a: a if a < ndim else None)
 
 
 def _hidden_feeds(
@@ -308,9 +306,7 @@ def _hidden_feeds(
         seen = influence[GUIDE_TERM.format(later)]
         for name, axes in found.items():
             known = seen.get(name)
-            if known is None or any(
-                k is not None and k != a for k, a in zip(known, axes, strict=True)
-            ):
+            if known is None or not covers(known, axes):
                 hidden.setdefault(name, set()).add(later)
     for later in hidden.values():
         while True:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax.lax import stop_gradient
 from numpyro import handlers
@@ -25,6 +26,7 @@ from bbvi.analysis.tracing import (
     scaled,
     unmask,
 )
+from bbvi.analysis.windows import colours
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.score import in_blocks, leave_one_out, reached_cost
 from bbvi.estimators.summation import model_terms
@@ -200,11 +202,11 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
     for name in scored:
         fn = unmask(refine(guide[name]["fn"]))
         scores[name] = fn.log_prob(draws[name])
-        ndim = jnp.ndim(scores[name])
+        shape = jnp.shape(scores[name])
         reach = {t: f[name] for t, f in plan.influence.items() if name in f}
         own = (name, GUIDE_TERM.format(name))
         reach = in_blocks(reach, own, jnp.shape(draws[name]))
-        costs[name] = sum(reached_cost(terms[t], f, ndim) for t, f in reach.items())
+        costs[name] = sum(reached_cost(terms[t], f, shape) for t, f in reach.items())
     sums = {name: jnp.sum(term) for name, term in terms.items()}
     elbo = sum(sums.values(), start=jnp.zeros(()))
     return _Particle(elbo, surrogate, sums, scores, costs)
@@ -264,8 +266,8 @@ def _local_expectation(
 ) -> Array:
     """Surrogate whose gradient is that of a site's exact sum under q.
 
-    Every coupled element is changed on its own, all others of its kind together; value
-    ``r`` steps beyond the draw, so that the draw itself is the known first entry.
+    Elements of one colour share no cost and are changed together; value ``r`` steps
+    beyond the draw, so that the draw itself is the known first entry.
     """
     finite = plan.analysis.sites[name].values
     value, shape = site["value"], jnp.shape(site["value"])
@@ -273,15 +275,12 @@ def _local_expectation(
     found = {t: f[name] for t, f in plan.influence.items() if name in f and t in terms}
 
     def reach(costs: Costs) -> Array:
-        total = sum(reached_cost(costs[t], f, len(shape)) for t, f in found.items())
+        total = sum(reached_cost(costs[t], f, shape) for t, f in found.items())
         return jnp.broadcast_to(total, shape)
 
     steps = jnp.arange(num_values).reshape(-1, *(1,) * len(shape))
     values = (value - low + steps) % num_values + low
-    axes = sorted(
-        {a for f in found.values() for a in range(len(shape)) if f[a] is None}
-    )
-    own = _one_at_a_time(shape, axes)
+    own = _by_colour(shape, colours(found.values(), shape))
 
     def flipped(step: Array) -> Array:
         def at(chosen: Array) -> Array:
@@ -304,13 +303,12 @@ def _local_expectation(
     return jnp.sum(jnp.exp(log_q) * stop_gradient(costs + own_cost))
 
 
-def _one_at_a_time(shape: tuple[int, ...], axes: list[int]) -> Array:
-    """Masks over a site: one for each element of the coupled axes, ``(n, *shape)``."""
-    sizes = [shape[a] for a in axes]
-    num = 1
-    for size in sizes:
-        num *= size
-    eye = jnp.eye(num, dtype=bool).reshape(
-        num, *(size if a in axes else 1 for a, size in enumerate(shape))
-    )
-    return jnp.broadcast_to(eye, (num, *shape))
+def _by_colour(shape: tuple[int, ...], numbers: tuple[int, ...]) -> Array:
+    """Masks over a site, one for each colour: ``(prod(numbers), *shape)``."""
+    chosen = np.ones((1, *shape), bool)
+    for axis, number in enumerate(numbers):
+        place = [-1 if a == axis else 1 for a in range(len(shape))]
+        turn = (np.arange(shape[axis]) % number).reshape(1, *place)
+        each = turn == np.arange(number).reshape(-1, *(1,) * (1 + len(shape)))
+        chosen = (chosen & each).reshape(len(chosen) * number, *shape)
+    return jnp.asarray(chosen)

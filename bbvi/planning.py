@@ -9,9 +9,9 @@ import numpy as np
 
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
-from bbvi.analysis.dependence import Influences
 from bbvi.analysis.reading import moving_constraints
 from bbvi.analysis.structure import name_of, table
+from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
 from bbvi.guides import Custom, FullRank, Guide, MeanField

@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 import bbvi
+from bbvi.analysis.windows import Aligned
 from tests.compiles import count_compiles
 
 sample = numpyro.sample
@@ -56,8 +57,11 @@ def test_nested_plates():
     assert found.sites["a"].shape == (2, 1)
     assert set(found.sites["b"].plates) == {"groups", "rows"}
     # An axis of size 1 is aligned with nothing: it is broadcast over the rows.
-    assert found.influence["b"] == {"a": (0, None), "b": (0, 1)}
-    assert found.influence["y"] == {"b": (0, 1)}
+    assert found.influence["b"] == {
+        "a": (Aligned(0), None),
+        "b": (Aligned(0), Aligned(1)),
+    }
+    assert found.influence["y"] == {"b": (Aligned(0), Aligned(1))}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -105,7 +109,7 @@ def test_events_stay_elements():
 
     found = bbvi.analyze(model, {"y": Y3})
     assert found.sites["z"].event_dim == 1
-    assert found.influence == {"z": {"z": (0,)}, "y": {"z": (0,)}}
+    assert found.influence == {"z": {"z": (Aligned(0),)}, "y": {"z": (Aligned(0),)}}
 
 
 def test_factor_and_deterministic():
@@ -120,7 +124,7 @@ def test_factor_and_deterministic():
         "deterministic",
         "factor",
     ]
-    assert found.influence["cost"] == {"z": (0,)}
+    assert found.influence["cost"] == {"z": (Aligned(0),)}
     assert "twice" not in found.influence
 
 
@@ -161,9 +165,9 @@ def test_scan_with_latents():
 
     found = bbvi.analyze(model, {"y": Y3})
     assert found.sites["x"].shape == (3,)
-    # The step before reaches the density of the next one: no alignment there.
-    assert found.influence["x"] == {"x": (None,)}
-    assert set(found.influence["y"]) == {"x"}
+    # The step before reaches the density of the next one.
+    assert found.influence["x"] == {"x": (Aligned(0, 0, 1),)}
+    assert found.influence["y"] == {"x": (Aligned(0),)}
 
 
 def test_imputation():

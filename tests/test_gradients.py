@@ -14,6 +14,7 @@ import pytest
 
 import bbvi
 from bbvi import objective
+from bbvi.analysis.windows import Aligned
 from tests import cases
 from tests.statistics import assert_biased, assert_unbiased
 
@@ -213,7 +214,7 @@ def trusting(plan):
     """The plan as if its plates made all elements independent."""
 
     def aligned(site):
-        return tuple(range(len(plan.nodes[site].shape)))
+        return tuple(map(Aligned, range(len(plan.nodes[site].shape))))
 
     influence = {
         term: {site: aligned(site) for site in found}

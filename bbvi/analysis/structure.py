@@ -9,7 +9,7 @@ import numpy as np
 from numpyro.distributions.constraints import Constraint
 
 from bbvi.analysis.arguments import Arguments
-from bbvi.analysis.dependence import Influences
+from bbvi.analysis.windows import Influences
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Situation:
         support_moves: Whether the factor's support may depend on parameters.
         joint: Name of the auxiliary site that draws it together with others.
         coupled: Number of elements of the site that share cost terms; 1 if none do.
+        colours: Groups of elements that share no cost term within; 1 if none do.
         scales: Different scales of the cost terms it reaches; None for arrays.
         feeds: Later draws of the guide that depend on it.
         neighbours: Sites summed out already that share a cost term with it.
@@ -43,6 +44,7 @@ class Situation:
     support_moves: bool = False
     joint: str = ""
     coupled: int = 1
+    colours: int = 1
     scales: tuple[float | None, ...] = (1.0,)
     feeds: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()

@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from bbvi._types import Array
-from bbvi.analysis.dependence import Influence, coupled_axes
+from bbvi.analysis.windows import Aligned, Influence
 from bbvi.estimators.base import Estimator, Situation
 
 
@@ -76,25 +77,45 @@ class ScoreFunction(Estimator):
         return f"{why}; costs that each {each} influences, minus a baseline"
 
 
-def reached_cost(term: Array, influence: Influence, ndim: int) -> Array:
-    """Sum of a cost term as each element of a latent reaches it.
+def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> Array:
+    r"""Sum of a cost term as each element of a latent reaches it.
+
+    Element $i$ reaches $\sum_{j = i + low}^{i + high}$ of the term along an axis that
+    is aligned with a window, as far as the term has such elements.
 
     Args:
         term: A cost array.
         influence: Of the latent on it.
-        ndim: How many leading axes of the latent its elements are laid out on.
+        shape: Of the leading axes of the latent on which its elements are laid out.
 
     Returns:
-        Array of ``ndim`` axes: aligned ones keep their place, on mixed ones, and on
-        axes beyond ``ndim``, all elements reach the sum, which has size 1 there.
+        Array with as many axes as ``shape``: aligned ones have the latent's size; on
+        mixed ones all elements reach the sum, which has size 1 there.
     """
-    kept = [axis for axis in influence[:ndim] if axis is not None]
-    gone = tuple(a for a in range(jnp.ndim(term)) if a not in kept)
-    total = jnp.sum(term, gone)
-    order = sorted(kept)
-    total = jnp.transpose(total, [order.index(axis) for axis in kept])
-    places = tuple(i for i, axis in enumerate(influence[:ndim]) if axis is None)
+    kept = [(n, e) for n, e in zip(shape, influence, strict=False) if e is not None]
+    axes = [entry.axis for _, entry in kept]
+    total = jnp.sum(term, tuple(a for a in range(jnp.ndim(term)) if a not in axes))
+    order = sorted(axes)
+    total = jnp.transpose(total, [order.index(axis) for axis in axes])
+    for axis, (size, entry) in enumerate(kept):
+        total = _in_windows(total, axis, size, entry)
+    places = tuple(i for i in range(len(shape)) if influence[i] is None)
     return lax.expand_dims(total, places)
+
+
+def _in_windows(term: Array, axis: int, size: int, window: Aligned) -> Array:
+    """Sums over the window of each of ``size`` elements along an axis."""
+    after = size - term.shape[axis] + window.high
+    config = [(0, 0, 0)] * term.ndim
+    config[axis] = (-window.low, after, 0)
+    padded = term
+    if any(config[axis]):
+        padded = lax.pad(term, np.zeros((), term.dtype), config)
+    if window.width == 1:
+        return padded
+    widths = [window.width if a == axis else 1 for a in range(term.ndim)]
+    zero = np.zeros((), term.dtype)
+    return lax.reduce_window(padded, zero, lax.add, widths, [1] * term.ndim, "VALID")
 
 
 def in_blocks(
@@ -102,10 +123,11 @@ def in_blocks(
 ) -> dict[str, Influence]:
     r"""Influences with which coupled elements share their own terms as one block.
 
-    Elements that are coupled in some term, such as the units of one image, keep each
-    other's $\log p(z_j) - \log q(z_j)$ in their costs. Those terms have mean zero
+    Elements that are all coupled in some term, such as the units of one image, keep
+    each other's $\log p(z_j) - \log q(z_j)$ in their costs. Those terms have mean zero
     under the score, and they cancel the noise of the term that couples: at
-    $q(z) = p(z \mid x)$ the cost of a block is constant, its parts are not.
+    $q(z) = p(z \mid x)$ the cost of a block is constant, its parts are not. Neighbours
+    in a window, as in a chain, form no block: their terms stay out.
 
     Args:
         reached: Influence of the site on each term.
@@ -113,9 +135,10 @@ def in_blocks(
         shape: Of the site's value.
 
     Returns:
-        The influences; those on the site's own terms are mixed along coupled axes.
+        The influences; those on the site's own terms are mixed along the axes that
+        some term mixes. A larger influence leaves a score unbiased.
     """
-    coupled = {a for found in reached.values() for a in coupled_axes(found, shape)}
+    coupled = {a for f in reached.values() for a in range(len(shape)) if f[a] is None}
     return {
         term: tuple(None if a in coupled else axis for a, axis in enumerate(found))
         if term in own

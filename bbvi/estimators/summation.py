@@ -10,8 +10,8 @@ from jax.scipy.special import logsumexp
 
 from bbvi._types import Array, Key, Values
 from bbvi.analysis import Analysis, Site
-from bbvi.analysis.dependence import Influence
 from bbvi.analysis.tracing import Trace, log_density, run, sample_sites, scaled
+from bbvi.analysis.windows import Influence
 from bbvi.estimators.base import Estimator, Situation
 from bbvi.estimators.score import reached_cost
 
@@ -78,8 +78,10 @@ class LocalExpectation(Estimator):
       q(z_i = k)\, f_i(k, z_{-i})\Big]$$
 
     with $f_i$ the cost terms that element $i$ influences: the limit of
-    Rao-Blackwellisation. Elements that share no cost term are changed together, so
-    they cost K - 1 further evaluations of the model; $n$ coupled ones n (K - 1).
+    Rao-Blackwellisation. Elements that share no cost are changed together, so a plate
+    costs K - 1 further evaluations of the model, a chain, in which every other element
+    can be changed together, 2 (K - 1), a grid 4 (K - 1); $n$ elements that are all
+    coupled cost n (K - 1) (`bbvi.analysis.windows.colours`).
 
     Example:
         >>> import bbvi
@@ -105,13 +107,20 @@ class LocalExpectation(Estimator):
 
     def reason(self, situation: Situation) -> str:
         cost = self.cost(situation)
-        what = "one element" if situation.coupled == 1 else "coupled elements"
-        if situation.coupled == 1 and situation.site.shape:
+        if situation.coupled == 1:
             what = "elements that share no cost term"
+            what = what if situation.site.shape else "one element"
+        elif situation.colours < situation.coupled:
+            what = (
+                f"coupled elements in {situation.colours} colours that share no cost "
+                f"term within"
+            )
+        else:
+            what = "coupled elements"
         return f"finite, {what}: {cost} further evaluations sum it under q"
 
     def cost(self, situation: Situation) -> int:
-        return situation.coupled * (situation.num_values - 1)
+        return situation.colours * (situation.num_values - 1)
 
 
 def model_terms(
@@ -178,7 +187,7 @@ def value_table(
 def _reached(
     term: Array, influence: Influence, site: Site, shape: tuple[int, ...]
 ) -> Array:
-    return jnp.broadcast_to(reached_cost(term, influence, len(shape)), shape)
+    return jnp.broadcast_to(reached_cost(term, influence, shape), shape)
 
 
 def _filled(analysis: Analysis, name: str, index: int) -> Array:

@@ -1,0 +1,235 @@
+"""Operations that cut, shift or join arrays: the rules that make windows.
+
+Each rule takes an equation of a jaxpr, the influences on its inputs and what is known
+of their values, and returns the influences on its outputs. Starts and indices that
+are not known mix the axes that they move.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from bbvi.analysis.counting import Count, Known, bounds, single
+from bbvi.analysis.windows import (
+    Aligned,
+    Influences,
+    Target,
+    join,
+    mixed,
+    move,
+    union,
+)
+
+Reads = Sequence[Influences]
+Values = Sequence[Known | None]
+
+
+def slices(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.slice`: what is kept moves to the start; a stride mixes."""
+    starts = eqn.params["start_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    out = eqn.outvars[0].aval.shape
+
+    def place(a: int) -> Target:
+        shift = -starts[a]
+        return Aligned(a, shift, shift) if strides[a] == 1 or out[a] == 1 else None
+
+    return [move(reads[0], place)]
+
+
+def split(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.split`: slices side by side."""
+    axis, sizes = eqn.params["axis"], eqn.params["sizes"]
+    starts = list(accumulate(sizes, initial=0))[:-1]
+    return [
+        move(reads[0], lambda a, s=s: Aligned(a, -s, -s) if a == axis else a)
+        for s in starts
+    ]
+
+
+def pad(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.pad`: shifts by what stands before; padding between elements mixes."""
+    config = eqn.params["padding_config"]
+
+    def place(a: int) -> Target:
+        low, _, inner = config[a]
+        return None if inner else Aligned(a, low, low)
+
+    return [join(move(reads[0], place), reads[1])]
+
+
+def concatenate(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.concatenate`: each operand shifts by those before it."""
+    axis = eqn.params["dimension"]
+    sizes = [var.aval.shape[axis] for var in eqn.invars]
+    starts = accumulate(sizes, initial=0)
+    return [
+        union(
+            move(read, lambda a, s=s: Aligned(a, s, s) if a == axis else a)
+            for read, s in zip(reads, starts, strict=False)
+        )
+    ]
+
+
+def dynamic_slice(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.dynamic_slice`: as a slice where the start is known."""
+    shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+
+    def place(a: int) -> Target:
+        return _window(a, values[1 + a], shape[a], sizes[a])
+
+    return [join(move(reads[0], place), mixed(union(reads[1:])))]
+
+
+def dynamic_update_slice(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.dynamic_update_slice`: the operand stays, the update moves to its start."""
+    shape, sizes = (var.aval.shape for var in eqn.invars[:2])
+
+    def place(a: int) -> Target:
+        start, last = single(values[2 + a]), shape[a] - sizes[a]
+        start = 0 if last == 0 else start
+        if start is None:
+            return None
+        start = min(max(start, 0), last)
+        return Aligned(a, start, start)
+
+    update = move(reads[1], place)
+    return [join(join(reads[0], update), mixed(union(reads[2:])))]
+
+
+def _window(axis: int, start: Known | None, size: int, length: int) -> Target:
+    """Where an axis goes from which ``length`` elements are taken from a start on.
+
+    The start is clamped so that they lie inside, as `lax` does.
+    """
+    last = size - length
+    if last == 0:
+        return axis
+    if isinstance(start, Count):
+        low, high = bounds(start)
+        if low < 0 or high > last:
+            return None
+        # Position p reads elements p + offset, ..., p + offset + length - 1.
+        return Aligned(start.loop, -start.offset - length + 1, -start.offset)
+    known = single(start)
+    if known is None:
+        return None
+    shift = -min(max(known, 0), last)
+    return Aligned(axis, shift, shift)
+
+
+def gather(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.gather`: index axes go where they are laid out; known indices give windows.
+
+    An axis of the operand that is taken whole keeps its elements in place.
+    """
+    numbers = eqn.params["dimension_numbers"]
+    operand, indices = (var.aval.shape for var in eqn.invars)
+    out_rank = len(eqn.outvars[0].aval.shape)
+    batch = [a for a in range(out_rank) if a not in numbers.offset_dims]
+    from_indices = dict(enumerate(batch[: len(indices) - 1]))
+    gone = set(numbers.collapsed_slice_dims) | set(numbers.operand_batching_dims)
+    window = [a for a in range(len(operand)) if a not in gone]
+    offset = dict(zip(window, sorted(numbers.offset_dims), strict=True))
+    sizes = eqn.params["slice_sizes"]
+    pairs = zip(
+        numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
+    )
+    from_operand: dict[int, Target] = {a: from_indices.get(i) for a, i in pairs}
+    for a in range(len(operand)):
+        if sizes[a] == operand[a] and a in offset:
+            from_operand[a] = offset[a]
+        elif a in numbers.start_index_map:
+            at = _column(values[1], numbers.start_index_map.index(a))
+            last = operand[a] - sizes[a]
+            from_operand[a] = _gathered(at, last, sizes[a], batch, offset.get(a))
+    return [join(move(reads[0], from_operand.get), move(reads[1], from_indices.get))]
+
+
+def _column(indices: Known | None, number: int) -> Known | None:
+    return indices[..., number] if isinstance(indices, np.ndarray) else indices
+
+
+def _gathered(
+    at: Known | None, last: int, length: int, batch: list[int], offset: int | None
+) -> Target:
+    """The narrowest window of an axis that is read from known starts on.
+
+    Args:
+        at: The start at every index of the batch, ``(*batch)``.
+        last: The last start that keeps the slice inside.
+        length: Elements from there on.
+        batch: The axes of the result along which the starts lie.
+        offset: The axis of the result that runs along the slice, if it has one.
+    """
+    if isinstance(at, Count):
+        low, high = bounds(at)
+        if low < 0 or high > last:
+            return None
+        return Aligned(at.loop, -at.offset - length + 1, -at.offset)
+    if at is None:
+        return None
+    at = np.clip(at, 0, last)
+    places = []
+    if offset is not None:
+        places.append(Aligned(offset, -int(at.max()), -int(at.min())))
+    for axis, number in enumerate(at.shape):
+        steps = np.arange(number).reshape(
+            [-1 if a == axis else 1 for a in range(at.ndim)]
+        )
+        ahead = steps - at.astype(np.int64)
+        low, high = int(ahead.min()) - length + 1, int(ahead.max())
+        places.append(Aligned(batch[axis], low, high))
+    return min(places, key=lambda place: place.width, default=None)
+
+
+def convolution(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.conv_general_dilated`: spatial axes of the left operand get windows."""
+    params = eqn.params
+    numbers = params["dimension_numbers"]
+    if params["batch_group_count"] != 1:
+        return [mixed(union(reads))]
+    lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    kernel = eqn.invars[1].aval.shape
+    places: dict[int, Target] = {lhs[0]: out[0]}
+    for n, axis in enumerate(lhs[2:]):
+        places[axis] = _slid(
+            out[2 + n],
+            params["padding"][n],
+            kernel[rhs[2 + n]],
+            params["rhs_dilation"][n],
+            params["window_strides"][n],
+            params["lhs_dilation"][n],
+        )
+    weights = {rhs[0]: out[1]}
+    return [join(move(reads[0], places.get), move(reads[1], weights.get))]
+
+
+def reduce_window(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.reduce_window`: a sum, maximum or minimum over a sliding window."""
+    params = eqn.params
+
+    def place(a: int) -> Target:
+        return _slid(
+            a,
+            params["padding"][a],
+            params["window_dimensions"][a],
+            params["window_dilation"][a],
+            params["window_strides"][a],
+            params["base_dilation"][a],
+        )
+
+    found = move(union(reads), place)
+    return [found] * len(eqn.outvars)
+
+
+def _slid(
+    axis: int, padding: Any, size: int, dilation: int, stride: int, base_dilation: int
+) -> Target:
+    """Result ``o`` reads elements ``o - padding + k dilation``, k from 0 to size-1."""
+    if stride != 1 or base_dilation != 1:
+        return None
+    low = padding[0]
+    return Aligned(axis, low - (size - 1) * dilation, low)

@@ -1,0 +1,178 @@
+"""Windows: which indices of an array's axis does an element of a latent touch?
+
+An `Influence` has one entry for each axis of a latent: `Aligned` with an axis of the
+array, up to a window of offsets, or ``None``, *mixed*. `join` covers two of them,
+`move` follows an operation, `colours` says which elements share nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import NamedTuple
+
+WIDEST = 32
+"""Windows with more indices are mixed: there is little to gain, and sums to pay."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The position in one loop, which stands for an axis inside the loop's body.
+
+    Attributes:
+        length: How many turns it makes.
+    """
+
+    length: int
+
+
+class Aligned(NamedTuple):
+    """An axis of a latent that runs along an axis of an array.
+
+    Element ``i`` of the latent touches only indices ``i + low`` to ``i + high``, both
+    included, as far as the array has them.
+
+    Attributes:
+        axis: Of the array; inside a loop's body possibly the `Loop`.
+        low: Smallest offset.
+        high: Largest offset.
+
+    Example:
+        >>> Aligned(0, 0, 1)  # z[:-1] and z[1:] in one cost, seen from its end
+        Aligned(axis=0, low=0, high=1)
+    """
+
+    axis: int | Loop
+    low: int = 0
+    high: int = 0
+
+    @property
+    def width(self) -> int:
+        """How many indices an element may touch."""
+        return self.high - self.low + 1
+
+
+Entry = Aligned | None
+Influence = tuple[Entry, ...]
+"""One entry for each axis of the latent: aligned, or None for mixed."""
+Influences = dict[str, Influence]
+"""Influences by the name of the latent; one that is absent has none."""
+
+
+def join(first: Influences, second: Influences) -> Influences:
+    """The least influence that covers both: the hull of windows on the same axis."""
+    joined = dict(first)
+    for name, axes in second.items():
+        joined[name] = _hulls(joined.get(name, axes), axes)
+    return joined
+
+
+def _hulls(first: Influence, second: Influence) -> Influence:
+    return tuple(_hull(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _hull(first: Entry, second: Entry) -> Entry:
+    if first is None or second is None or first.axis != second.axis:
+        return None
+    low, high = min(first.low, second.low), max(first.high, second.high)
+    return Aligned(first.axis, low, high)
+
+
+def union(reads: Iterable[Influences]) -> Influences:
+    """`join` of any number."""
+    united: Influences = {}
+    for read in reads:
+        united = join(united, read)
+    return united
+
+
+def covers(known: Influence, other: Influence) -> bool:
+    """Whether an influence allows all that another one allows."""
+    return _hulls(known, other) == known
+
+
+Target = Aligned | Loop | int | None
+
+
+def move(found: Influences, target: Callable[[int], Target]) -> Influences:
+    """Influences on the result of an operation that moves axes.
+
+    Args:
+        found: Influences on the operand; what is aligned with a loop stays.
+        target: Where an axis of the operand goes: another axis, `Aligned` with the
+            offsets that are added to the window, or None where it is mixed.
+    """
+
+    def moved(entry: Entry) -> Entry:
+        if entry is None or isinstance(entry.axis, Loop):
+            return entry
+        place = target(entry.axis)
+        return None if place is None else shifted(entry, place)
+
+    return {name: tuple(map(moved, axes)) for name, axes in found.items()}
+
+
+def shifted(entry: Aligned, place: Aligned | Loop | int) -> Aligned:
+    """An entry after its axis has gone to a place."""
+    if not isinstance(place, Aligned):
+        place = Aligned(place)
+    axis = place.axis if isinstance(place.axis, Loop) else index(place.axis)
+    return Aligned(axis, entry.low + int(place.low), entry.high + int(place.high))
+
+
+def mixed(found: Influences) -> Influences:
+    """The same latents, mixed along all axes of the array."""
+    return move(found, lambda _: None)
+
+
+def settle(found: Influences, shapes: dict[str, tuple[int, ...]]) -> Influences:
+    """Mix what says nothing: windows as wide as the latent, and axes taken twice."""
+
+    def settled(name: str, axes: Influence) -> Influence:
+        entries: list[Entry] = []
+        taken = set()
+        for entry, size in zip(axes, shapes[name], strict=True):
+            kept = (
+                entry is not None
+                and entry.axis not in taken
+                and entry.width <= min(size, WIDEST)
+            )
+            entries.append(entry if kept else None)
+            taken.add(entry.axis if kept and entry is not None else None)
+        return tuple(entries)
+
+    return {name: settled(name, axes) for name, axes in found.items()}
+
+
+def coupled_axes(influence: Influence, shape: Sequence[int]) -> tuple[int, ...]:
+    """Axes of a latent of ``shape`` whose elements share elements of the array."""
+    colours_ = colours([influence], shape)
+    return tuple(axis for axis, number in enumerate(colours_) if number > 1)
+
+
+def colours(found: Iterable[Influence], shape: Sequence[int]) -> tuple[int, ...]:
+    r"""Along each axis of a latent, how far apart elements share no element of a cost.
+
+    Elements $i < j$ share one if $j + low \le i + high$ in some cost. Give element
+    $(i_1, i_2, \dots)$ the colour $(i_1 \bmod c_1, i_2 \bmod c_2, \dots)$: any two of
+    one colour differ by at least $c_a$ along some axis $a$, and so share nothing.
+
+    Args:
+        found: Influences of one latent on all its costs.
+        shape: Of the latent.
+
+    Returns:
+        For every axis the width of the widest window, at most the axis's size, which
+        it is where the axis is mixed. The product is the number of colours.
+
+    Example:
+        >>> colours([(Aligned(0, 0, 1),), (Aligned(0),)], (10,))
+        (2,)
+        >>> colours([(None,)], (10,))
+        (10,)
+    """
+    numbers = [1] * len(shape)
+    for influence in found:
+        for a, entry in enumerate(influence):
+            width = shape[a] if entry is None else entry.width
+            numbers[a] = max(numbers[a], min(width, shape[a]))
+    return tuple(numbers)
