@@ -6,6 +6,7 @@ with collector_paused():
     from bbvi import estimators, guides
     from bbvi.analysis import Analysis, analyze
     from bbvi.choosing import Choice
+    from bbvi.elbo import ELBO
     from bbvi.fitting import fit
     from bbvi.loading import load
     from bbvi.objective import loss
@@ -16,6 +17,7 @@ with collector_paused():
 __all__ = [
     "Analysis",
     "Choice",
+    "ELBO",
     "Fit",
     "Level",
     "Plan",

@@ -98,7 +98,7 @@ class Objective:
         """``(value, info)`` at constrained values of the parameters."""
         plan = self.plan
         kwargs = plan.analysis.arguments.bind(data)
-        given = {**constrained, **_minibatch(plan, key)}
+        given = {**constrained, **minibatch(plan, key)}
 
         def particle(key: Key) -> _Particle:
             return _run_particle(plan, kwargs, key, given)
@@ -161,7 +161,7 @@ def model_stream(plan: Plan, key: Key) -> Key:
     return jax.random.fold_in(key, MODEL_STREAM)
 
 
-def _minibatch(plan: Plan, key: Key) -> Values:
+def minibatch(plan: Plan, key: Key) -> Values:
     """Indices of the subsampled plates, one draw for all particles."""
     indices: Values = {}
     if not plan.analysis.subsampled:

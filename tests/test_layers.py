@@ -24,7 +24,7 @@ _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
 _DRIVING = _RESULT | {"result"}
 _FITTING = _DRIVING | {"driving"}
-_ALL = _FITTING | {"fitting", "loading"}
+_ALL = _FITTING | {"fitting", "loading", "elbo"}
 MAY_IMPORT = {
     "_types": set(),
     "_collector": set(),
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "choosing": _CHOOSING,
     "planning": _PLANNING,
     "objective": _OBJECTIVE,
+    "elbo": _DRAWING,
     "drawing": _DRAWING,
     "programs": _PROGRAMS,
     "saving": _BASE,
