@@ -3,6 +3,10 @@
 from bbvi._collector import collector_paused
 
 with collector_paused():
+    # ArviZ leaves a lazy numpyro in its place, whose distributions stay incomplete
+    # unless the package itself is loaded before its submodules.
+    from numpyro import handlers as _handlers  # noqa: F401
+
     from bbvi import estimators, guides
     from bbvi.analysis import Analysis, analyze
     from bbvi.choosing import Choice

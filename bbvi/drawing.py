@@ -113,9 +113,12 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
     for name in analysis.of_kind("observed"):
         term = log_density(model[name])
         for summed in plan.marginalized:
-            if analysis.children(summed) == [summed, name]:
-                total = terms[MARGINAL.format(summed)]
-                term = total if total.shape == term.shape else term
+            total = terms[MARGINAL.format(summed)]
+            alone = analysis.children(summed) == [summed, name]
+            if alone and total.shape == term.shape:
+                entries = analysis.influence[name][summed]
+                in_place = (e in (None, (a, 0, 0)) for a, e in enumerate(entries))
+                term = total if all(in_place) else term
         found[name] = term
     return found
 

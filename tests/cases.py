@@ -444,6 +444,119 @@ AUTOREGRESSIVE_LOOP = LOOP.but(
     guide=autoregressive_loop_guide, family=None, params={**LOOP.params, "slope": 1.7}
 )
 
+# --- windows: costs that hold neighbours ---------------------------------------------
+
+TURNS = jnp.array([[0.7, 0.3], [0.2, 0.8]])
+
+
+def chain_model(y):
+    """A Markov chain in one NumPyro scan, whose emissions see two states."""
+
+    def step(before, y):
+        z = sample("z", dist.Categorical(TURNS[before]))
+        sample("y", dist.Normal(1.3 * z + 0.6 * before, 0.7), obs=y)
+        return z, None
+
+    scan(step, 0, y)
+
+
+def chain_guide(y):
+    sample("z", logits())
+
+
+_FOUR = f(0.3, 1.9, -0.4, 1.1)
+_LOGITS = f(0.4, -0.6, 1.1, 0.2)
+CHAIN = Case(
+    chain_model, {"y": _FOUR}, chain_guide, {"z.logits": _LOGITS}, {"z": bits(4)}
+)
+
+
+def vectorised_model(y):
+    """A binary autoregression written with slices, beginning before the data."""
+    z = sample("z", dist.Bernoulli(0.4 * jnp.ones(5)).to_event(1))
+    numpyro.factor("turns", jnp.log(TURNS)[z[:-1], z[1:]])
+    sample("y", dist.Normal(1.3 * z[1:] - 0.8 * z[:-1], 0.7).to_event(1), obs=y)
+
+
+VECTORISED = Case(
+    vectorised_model,
+    {"y": _FOUR},
+    lambda y: sample("z", logits().to_event(1)),
+    {"z.logits": f(0.4, -0.6, 1.1, 0.2, -0.9)},
+    {"z": bits(5)},
+)
+
+
+def ising_model(y):
+    """A grid whose neighbours attract each other."""
+    z = sample("z", dist.Bernoulli(0.4 * jnp.ones((3, 3))).to_event(2))
+    numpyro.factor("down", 0.9 * (2 * z[1:] - 1) * (2 * z[:-1] - 1))
+    numpyro.factor("right", 0.6 * (2 * z[:, 1:] - 1) * (2 * z[:, :-1] - 1))
+    sample("y", dist.Normal(1.2 * z, 0.8).to_event(2), obs=y)
+
+
+ISING = Case(
+    ising_model,
+    {"y": f(0.3, 1.9, -0.4, 1.1, 0.6, -0.2, 1.4, 0.1, 0.8).reshape(3, 3)},
+    lambda y: sample("z", logits().to_event(2)),
+    {"z.logits": f(0.4, -0.6, 1.1, 0.2, -0.9, 0.5, 0.1, 0.7, -0.3).reshape(3, 3)},
+    {"z": bits(3, 3)},
+)
+
+
+def shifted_model(y):
+    """A plate that is none: each row sees the one before it."""
+    with numpyro.plate("rows", 4):
+        z = sample("z", dist.Bernoulli(jnp.array([0.2, 0.5, 0.7, 0.4])))
+        before = jnp.concatenate([jnp.zeros(1), z[:-1]])
+        sample("y", dist.Normal(1.2 * z - 0.9 * before, 0.8), obs=y)
+
+
+def shifted_guide(y):
+    with numpyro.plate("rows", 4):
+        sample("z", logits())
+
+
+SHIFTED = Case(
+    shifted_model,
+    {"y": _FOUR},
+    shifted_guide,
+    {"z.logits": _LOGITS},
+    {"z": bits(4)},
+)
+
+
+def late_model(y):
+    """Each observation sees the element before its own; the first one sees none."""
+    mu = sample("mu", dist.Normal(0.4, 1.1))
+    with numpyro.plate("rows", 3):
+        z = sample("z", dist.Bernoulli(jnp.array([0.2, 0.5, 0.7])))
+    before = jnp.concatenate([jnp.zeros(1), z])
+    sample("y", dist.Normal(mu + 1.6 * before, 0.8).to_event(1), obs=y)
+
+
+def late_guide(y):
+    sample("mu", dist.Normal(param("mu.loc", 0.0), jnp.exp(param("mu.scale", 0.0))))
+    with numpyro.plate("rows", 3):
+        sample("z", logits())
+
+
+_LATE = line(-4.0, 5.0, 160)
+LATE = Case(
+    late_model,
+    {"y": _FOUR},
+    late_guide,
+    {"mu.loc": 0.5, "mu.scale": -0.6, "z.logits": f(0.4, -0.6, 1.1)},
+    {"mu": _LATE[0], "z": bits(3)},
+    _LATE[1],
+)
+WINDOWED = {
+    "chain": CHAIN,
+    "vectorised chain": VECTORISED,
+    "grid": ISING,
+    "shifted plate": SHIFTED,
+}
+
 # --- minibatches, scales, masks ------------------------------------------------------
 
 
@@ -1003,6 +1116,13 @@ GRADIENTS: dict[str, Case] = {
 for _name, _case in COUPLED.items():
     GRADIENTS[f"coupled by {_name}, local"] = by(_case, z=Local)
     GRADIENTS[f"coupled by {_name}, score"] = by(_case, z=Score)
+for _name, _case in WINDOWED.items():
+    GRADIENTS[f"{_name}, local"] = by(_case, z=Local)
+    GRADIENTS[f"{_name}, score"] = by(_case, z=Score)
+GRADIENTS["late plate, summed out"] = LATE.but(summed=("z",))
+GRADIENTS["late plate, local"] = by(LATE, z=Local)
+GRADIENTS["late plate, score"] = by(LATE, z=Score)
+GRADIENTS["grid, score"] = GRADIENTS["grid, score"].but(samples=40_000)
 for _batch in (1, 2, 5):
     GRADIENTS[f"minibatch of {_batch}, local"] = by(minibatch(_batch), z=Local)
     GRADIENTS[f"minibatch of {_batch}, score"] = by(minibatch(_batch), z=Score)

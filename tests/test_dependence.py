@@ -339,6 +339,16 @@ TIGHT = {
         GRID,
         (None, 0),
     ),
+    "scan of no turns, last carry": (
+        lambda z: lax.scan(lambda c, row: (row, 0.0), z[0], z[:0])[0],
+        GRID,
+        (None, 0),
+    ),
+    "scan whose last carry forgets": (
+        lambda z: lax.scan(lambda c, x: (x, 0.0), z[:2], jnp.ones((3, 2)))[0],
+        CHAIN,
+        (),
+    ),
     "scan of a scan's lag": (
         lambda z: lax.scan(
             lambda c, row: (row, lax.scan(lambda d, x: (x, x + d), 0.0, c + row)[1]),

@@ -15,6 +15,7 @@ import pytest
 import bbvi
 from bbvi import objective
 from bbvi.analysis.windows import Aligned
+from bbvi.estimators import summation
 from tests import cases
 from tests.statistics import assert_biased, assert_unbiased
 
@@ -227,6 +228,63 @@ def trusting(plan):
 @pytest.mark.parametrize("estimator", ["local", "score"])
 def test_control_that_trusts_a_coupled_plate(how, estimator):
     control(f"coupled by {how}, {estimator}", trusting)
+
+
+def narrower(side):
+    """The plan with every window of several indices one narrower."""
+
+    def narrow(entry):
+        if entry is None or entry.width == 1:
+            return entry
+        change = {"low": entry.low + 1} if side == "low" else {"high": entry.high - 1}
+        return entry._replace(**change)
+
+    def changed(plan):
+        influence = {
+            term: {site: tuple(map(narrow, axes)) for site, axes in found.items()}
+            for term, found in plan.influence.items()
+        }
+        return dataclasses.replace(plan, influence=influence)
+
+    return changed
+
+
+@pytest.mark.parametrize("side", ["low", "high"])
+@pytest.mark.parametrize(
+    "name",
+    ["chain, score", "grid, local", slowly("shifted plate, local")],
+)
+def test_control_with_a_window_too_narrow(name, side):
+    control(name, narrower(side))
+
+
+def test_windows_make_a_score_quieter():
+    """Costs beyond the window leave it unbiased, and bring their noise."""
+    case = GRADIENTS["chain, score"]
+    plan, exact = plan_of(case), exact_of(case)
+    influence = {term: {"z": (None,)} for term in plan.influence}
+    mixed = draws_of(case, dataclasses.replace(plan, influence=influence))
+    assert_unbiased(mixed, exact, **demands(case, exact))
+    assert draws_of(case, plan)[:, 1:].var(0).sum() < mixed[:, 1:].var(0).sum() / 1.5
+
+
+def test_elements_of_a_cost_that_no_element_reaches_stay(monkeypatch):
+    """The control: forgetting them is biased."""
+    monkeypatch.setattr(summation, "unreached", lambda size, *_: np.zeros(size, bool))
+    control("late plate, summed out")
+
+
+@pytest.mark.parametrize("name", ["chain", "grid"])
+def test_elements_of_one_colour_are_changed_together(name):
+    case = GRADIENTS[f"{name}, local"]
+    plan = plan_of(case)
+    assert plan.choices["z"].reason.endswith(
+        {
+            "chain": "4 coupled elements in 2 colours: 2 further evaluations",
+            "grid": "9 coupled elements in 4 colours: 4 further evaluations",
+        }[name]
+        + " sum it under q"
+    )
 
 
 @pytest.mark.parametrize("name", ["no plate, score"])

@@ -38,6 +38,17 @@ def coupled(number):
     return single(dist.Bernoulli(jnp.full(number, 0.3)), lambda z: z.sum())
 
 
+def long_chain(number):
+    """Neighbours share a factor."""
+
+    def model(y):
+        z = sample("z", dist.Categorical(jnp.full((number, 3), 1 / 3)).to_event(1))
+        numpyro.factor("turns", -jnp.abs(z[1:] - z[:-1]))
+        sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+    return model, {"y": jnp.zeros(number)}
+
+
 # {id: (model and data, guide, {site: (estimator, words of the reason)})}
 CHOICES = {
     "one finite element": (
@@ -94,6 +105,16 @@ CHOICES = {
     ),
     "events": (cases.EVENT, None, {"z": (Local, "coupled elements")}),
     "no plate": (cases.NO_PLATE, None, {"z": (Local, "coupled elements")}),
+    "a long chain": (
+        long_chain(50),
+        None,
+        {"z": (Local, "50 coupled elements in 2 colours: 4 further evaluations")},
+    ),
+    "a grid": (
+        cases.ISING,
+        None,
+        {"z": (Local, "9 coupled elements in 4 colours: 4 further evaluations")},
+    ),
     "many coupled": (
         coupled(40),
         None,

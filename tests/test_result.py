@@ -313,6 +313,26 @@ def test_log_likelihood_of_rows_that_were_summed_out_is_summed(coins):
     np.testing.assert_allclose(found, np.log(density), rtol=1e-4)
 
 
+def test_log_likelihood_of_rows_that_see_another_row_is_not_moved():
+    """A sum over z[i] holds the next row's density: it is not row i's."""
+
+    def model(y):
+        with numpyro.plate("rows", 3):
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+            before = jnp.concatenate([jnp.zeros(1), z[:-1]])
+            numpyro.sample("y", dist.Normal(1.2 * before, 0.8), obs=y)
+
+    y = np.array([0.3, 1.9, -0.4], np.float32)
+    fit = bbvi.fit(model, {"y": y}, progress=False, max_steps=10)
+    assert fit.plan.marginalized == ("z",)
+    tree = fit.to_arviz(50)
+    z = tree["posterior"]["z"].to_numpy()[0]
+    before = np.concatenate([np.zeros((50, 1)), z[:, :-1]], 1)
+    found = tree["log_likelihood"]["y"].to_numpy()[0]
+    expected = stats.norm(1.2 * before, 0.8).logpdf(y)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_arviz_reads_the_export(tree):
     table = arviz.summary(tree, kind="stats")
     assert {"mu", "sigma", "theta[0]", "share[3]"} <= set(table.index)

@@ -188,7 +188,8 @@ class _Walk:
             if turn >= LONGEST_MEMORY:
                 after = [_forget(a, b, loop) for a, b in zip(carry, after, strict=True)]
             carry, turn = after, turn + 1
-        final = [_leave(found, loop, None, 0) for found in carry]
+        left_over = outs[:num_carry] if loop.length else first
+        final = [_leave(found, loop, None, 0) for found in left_over]
         stacked = [_leave(found, loop, 0, 1) for found in outs[num_carry:]]
         ends = [
             np.asarray(value.offset + loop.length)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from bbvi._types import Array, Key, Values
@@ -112,8 +113,7 @@ class LocalExpectation(Estimator):
             what = what if situation.site.shape else "one element"
         elif situation.colours < situation.coupled:
             what = (
-                f"coupled elements in {situation.colours} colours that share no cost "
-                f"term within"
+                f"{situation.coupled} coupled elements in {situation.colours} colours"
             )
         else:
             what = "coupled elements"
@@ -140,7 +140,8 @@ def model_terms(
         values: All other latents, parameters, indices of plates.
 
     Returns:
-        Unsummed terms by name, and the trace of one run of the model.
+        Unsummed terms by name, and the trace of one run of the model. Of a term that a
+        summed site reaches, only those elements are left that none of its reach.
     """
     some = {name: _filled(analysis, name, 0) for name in marginalized}
     trace = run(analysis.model, kwargs, key, {**values, **some})
@@ -149,6 +150,12 @@ def model_terms(
     gone = set().union(*summed.values()) if summed else set()
     terms = {n: scaled(log_density(s), s) for n, s in sites.items() if n not in gone}
     for name in marginalized:
+        for n in analysis.children(name):
+            term = log_density(sites[n])
+            found = analysis.influence[n][name]
+            kept = unreached(jnp.shape(term), found, analysis.sites[name].shape)
+            if np.any(kept):
+                terms[n] = scaled(jnp.where(kept, term, 0.0), sites[n])
         table = value_table(analysis, name, kwargs, key, {**values, **some})
         site = sites[name]
         terms[MARGINAL.format(name)] = scaled(logsumexp(table, axis=0), site)
@@ -182,6 +189,19 @@ def value_table(
         return sum(costs, start=jnp.zeros(shape))
 
     return jax.vmap(log_joint)(jnp.asarray(site.values))
+
+
+def unreached(
+    size: tuple[int, ...], influence: Influence, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Which elements of a cost of shape ``size`` no element of a latent reaches."""
+    reached = np.ones(size, bool)
+    for number, entry in zip(shape, influence, strict=True):
+        if entry is not None:
+            place = [-1 if a == entry.axis else 1 for a in range(len(size))]
+            at = np.arange(size[entry.axis]).reshape(place)
+            reached &= (entry.low <= at) & (at < number + entry.high)
+    return ~reached
 
 
 def _reached(
