@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from bbvi.analysis import Analysis
+from bbvi.analysis.structure import Jump
 from bbvi.analysis.windows import Influences, colours
 from bbvi.estimators import (
     Estimator,
@@ -121,6 +122,7 @@ def situation_of(
     node: Node,
     influence: dict[str, Influences],
     feeds: dict[str, tuple[str, ...]],
+    jumps: Mapping[str, Jump],
 ) -> Situation:
     """What is known about the site of a node when its estimator is chosen."""
     site = analysis.latents.get(node.name) or node.as_site()
@@ -136,6 +138,7 @@ def situation_of(
         **_coupling(node.shape, node.name, influence),
         feeds=feeds[node.name],
         has_entropy=node.has_entropy or bool(joint),
+        jump=str(jumps.get(node.name, "")),
     )
 
 

@@ -340,6 +340,7 @@ class Driver:
                 len(made.log_p),
                 richer=_richer(self.plan.guide),
                 num_modes=self.num_modes,
+                note=self.plan.note,
             ),
             params=params,
             history=history,

@@ -8,7 +8,7 @@ program, so that dependence through later draws of the guide is seen.
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,8 +28,11 @@ from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.reading import (
     read_parameters,
+    read_site,
     trace_abstractly,
 )
+from bbvi.analysis.settling import Program, find_jumps
+from bbvi.analysis.structure import Jump
 from bbvi.analysis.tracing import (
     Trace,
     log_density,
@@ -61,6 +64,7 @@ class Node:
         dtype: Of its value.
         is_discrete: Whether it takes values in a countable set.
         is_auxiliary: Whether it is marked as a statement of the guide's own.
+        site: Its record.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Node:
     shape: tuple[int, ...]
     dtype: Any
     is_discrete: bool
+    site: Site = field(repr=False)
     is_auxiliary: bool = False
 
     def as_site(self) -> Site:
@@ -210,7 +215,7 @@ def guide_problems(
     return problems
 
 
-def _read_node(name: str, site: Mapping[str, Any]) -> Node:
+def _read_node(name: str, site: dict[str, Any]) -> Node:
     fn = site["fn"]
     factor = type(unwrap(fn)).__name__
     moving = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(fn.support))
@@ -224,6 +229,7 @@ def _read_node(name: str, site: Mapping[str, Any]) -> Node:
         dtype=jnp.result_type(site["value"]),
         is_discrete=bool(fn.support.is_discrete),
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
+        site=read_site(name, site),
     )
 
 
@@ -233,13 +239,24 @@ def joint_influence(
     nodes: dict[str, Node],
     parameters: dict[str, Parameter],
     marginalized: tuple[str, ...],
-) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], str]:
+    *,
+    trusted: bool,
+) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], dict[str, Jump], str]:
     """Influence of every draw of the guide on every cost term of guide and model.
+
+    Args:
+        analysis: Of the model.
+        program: The guide.
+        nodes: Its statements.
+        parameters: Of guide and model.
+        marginalized: Sites that are summed out of the model.
+        trusted: Whether the guide's own densities are known not to jump.
 
     Returns:
         ``{term: {node: influence}}``, for every node the later nodes whose draws it
-        feeds (itself too, where that happens inside ``scan``), and a fingerprint of
-        guide and model together.
+        feeds (itself too, where that happens inside ``scan``), for nodes along which
+        a log density of model or guide jumps where that is, and a fingerprint of guide
+        and model together.
     """
     arguments = analysis.arguments
 
@@ -281,7 +298,13 @@ def joint_influence(
         for term, reaching in influence.items():
             if reaching.keys() & feeds[name]:
                 influence[term] = {**reaching, name: mixed}
-    return influence, feeds, fingerprint(closed, nodes, parameters, marginalized)
+    jumps = {n: jump for n, jump in analysis.jumps.items() if n in nodes}
+    if not trusted:
+        sites = {n: node.site for n, node in nodes.items()}
+        guide = Program(program, arguments, sites, parameters, analysis.plates)
+        jumps = {**find_jumps(guide, closed, sorted(nodes), sorted(direct)), **jumps}
+    digest = fingerprint(closed, nodes, parameters, marginalized)
+    return influence, feeds, jumps, digest
 
 
 def _on_leading_axes(influence: Influences, ndim: int) -> Influences:

@@ -41,7 +41,7 @@ def load(path: str | PathLike[str], *, plan: Plan | None = None) -> Fit:
     """
     header, groups = read(path)
     density, history = groups["density"], groups["history"]
-    level, reason, remedy = header["verdict"]
+    level, *sentences = header["verdict"]
     draw = Draw(
         groups.get("values", {}),
         density["log_p"],
@@ -64,7 +64,7 @@ def load(path: str | PathLike[str], *, plan: Plan | None = None) -> Fit:
     khat, ess = header["weights"]
     return Fit(
         status=Status[header["status"]],
-        verdict=Verdict(Level[level], reason, remedy),
+        verdict=Verdict(Level[level], *sentences),
         params=params,
         history=History(
             **{name: history[name] for name in HISTORY},

@@ -10,7 +10,7 @@ import numpy as np
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
 from bbvi.analysis.reading import moving_constraints
-from bbvi.analysis.structure import name_of, table
+from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
@@ -45,6 +45,7 @@ class Plan:
         nodes: Its random statements by name.
         parameters: All ``numpyro.param`` of guide and model by name.
         influence: ``{cost: {node: influence}}`` of guide and model together.
+        jumps: Sites along which a log density of model or guide jumps, and where.
         num_particles: Draws of q in one gradient estimate.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     nodes: dict[str, Node]
     parameters: dict[str, Parameter]
     influence: dict[str, Influences]
+    jumps: dict[str, Jump]
     num_particles: int
     fingerprint: str = ""
 
@@ -69,6 +71,15 @@ class Plan:
     def marginalized(self) -> tuple[str, ...]:
         """Sites that are summed out of the model."""
         return self.sites_of(Marginalized)
+
+    @property
+    def note(self) -> str:
+        """Sentences on the sites along which the log density jumps, for the verdict."""
+        return " ".join(
+            f"Site {name!r} has {self.choices[name].estimator!r}, as {jump}."
+            for name, jump in self.jumps.items()
+            if name in self.choices
+        )
 
     def init(self, key: Key) -> Params:
         """Initial parameters, unconstrained: locations near 0, narrow scales.
@@ -147,7 +158,8 @@ def plan(
             ones, at least 4 with score functions (each is the others' baseline).
 
     Returns:
-        The plan; print it. Nothing has been compiled.
+        The plan; print it. Nothing has been compiled, but for a model whose log
+        density may jump (`bbvi.analyze`).
 
     Raises:
         PlanError: An override is unsound or unknown, the guide misses a latent, or a
@@ -196,14 +208,21 @@ def make_plan(
     problems += guide_problems(analysis, name_of(program), nodes, names, not_summed)
     _raise_if(analysis, problems)
     parameters = {**parameters, **analysis.parameters}
-    influence, feeds, digest = joint_influence(
-        analysis, program, nodes, parameters, marginalized
+    influence, feeds, jumps, digest = joint_influence(
+        analysis,
+        program,
+        nodes,
+        parameters,
+        marginalized,
+        trusted=not isinstance(family, Custom),
     )
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:
         if name not in choices:
-            situation = situation_of(analysis, family, nodes[name], influence, feeds)
+            situation = situation_of(
+                analysis, family, nodes[name], influence, feeds, jumps
+            )
             why_not = not_summed.get(name, "not a site of the model")
             choice = choose(situation, overrides.get(name), why_not, problems)
             choices[name] = choice
@@ -217,6 +236,7 @@ def make_plan(
         nodes=nodes,
         parameters=parameters,
         influence=influence,
+        jumps=jumps,
         num_particles=num_particles or 1,
         fingerprint=digest,
     )
@@ -254,6 +274,8 @@ def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, st
         return MeanField(), "one dimension"
     if dim > FULL_RANK_DIM:
         return MeanField(), f"{dim} dimensions, more than {FULL_RANK_DIM}"
+    if any(site.name in analysis.jumps for site in continuous):
+        return MeanField(), "the log density jumps, which needs sites on their own"
     if full.refusals(analysis, names):
         return MeanField(), "some sites are scaled, masked or in a minibatch"
     return full, f"{dim} dimensions, few enough for all their correlations"

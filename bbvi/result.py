@@ -347,6 +347,7 @@ class Fit:
                 self.verdict.level.name,
                 self.verdict.reason,
                 self.verdict.remedy,
+                self.verdict.note,
             ],
             "elbo": [self.elbo.value, self.elbo.mcse],
             "weights": [self.weights.khat, self.weights.ess],

@@ -1,7 +1,7 @@
 """How a fit ended, and whether to trust it: `Status`, `Verdict`, and the rule."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,15 +49,17 @@ class Verdict:
         level: The recommendation.
         reason: Why, as a clause with its figures.
         remedy: What to try next; empty if nothing is needed.
+        note: What the plan had to do for the gradient to be right; empty if nothing.
     """
 
     level: Level
     reason: str
     remedy: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
-        remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.level.value}: {self.reason}.{remedy}"
+        sentences = [f"{self.level.value}: {self.reason}.", self.remedy, self.note]
+        return " ".join(sentence for sentence in sentences if sentence)
 
 
 def judge(
@@ -67,6 +69,7 @@ def judge(
     num_draws: int,
     richer: str = "",
     num_modes: int = 1,
+    note: str = "",
 ) -> Verdict:
     """The verdict on a fit from its status and the importance ratios of its draws.
 
@@ -77,10 +80,23 @@ def judge(
         num_draws: How many draws.
         richer: What to try if the family cannot carry the posterior, a sentence.
         num_modes: Different places where starts ended with about the same bound.
+        note: What the verdict says beside that, sentences.
 
     Returns:
         The verdict.
     """
+    found = _judged(status, bound, weights, num_draws, richer, num_modes)
+    return replace(found, note=note)
+
+
+def _judged(
+    status: Status,
+    bound: Estimate,
+    weights: Smoothed,
+    num_draws: int,
+    richer: str,
+    num_modes: int,
+) -> Verdict:
     threshold = khat_threshold(num_draws)
     share = weights.ess / num_draws
     figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"

@@ -6,11 +6,12 @@ device. All problems of a model are collected and reported in one error.
 
 from bbvi.analysis.analyzing import analyze
 from bbvi.analysis.arguments import Arguments, read_arguments
-from bbvi.analysis.structure import Analysis, Parameter, Plate, Site
+from bbvi.analysis.structure import Analysis, Jump, Parameter, Plate, Site
 
 __all__ = [
     "Analysis",
     "Arguments",
+    "Jump",
     "Parameter",
     "Plate",
     "Site",

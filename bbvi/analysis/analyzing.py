@@ -19,6 +19,7 @@ from bbvi.analysis.reading import (
     read_site,
     trace_abstractly,
 )
+from bbvi.analysis.settling import Program, find_jumps
 from bbvi.analysis.structure import Analysis, name_of
 from bbvi.analysis.tracing import Trace, kind_of, log_density, run, sample_sites
 
@@ -28,7 +29,9 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
 
     The model is traced abstractly, twice: nothing compiles and nothing runs on a
     device, but for one tiny check if an observation is computed from the data inside
-    the model. Cost: two traces of the model.
+    the model, and where the log density may jump along a continuous site: that is
+    settled with numbers, on the CPU. Cost: two traces of the model; settling takes
+    another, one or two compilations, and some thousand evaluations.
 
     Args:
         model: Any NumPyro model, unmodified.
@@ -83,11 +86,12 @@ def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
     closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
         struct, params, arguments.shapes, jax.eval_shape(lambda: jax.random.key(0))
     )
-    costs = jax.tree.flatten({n: n for n in shape["cost"]})[0]
-    found = influences(closed, jax.tree.flatten({n: n for n in latents})[0])
+    costs, names = sorted(shape["cost"]), sorted(latents)
+    found = influences(closed, names)
     influence = dict(zip(costs, found[: len(costs)], strict=True))
     if arguments.has_values:
         check_derived(model, arguments, plates, unsettled)
+    program = Program(model, arguments, latents, parameters, plates)
     return Analysis(
         model=model,
         arguments=arguments,
@@ -96,6 +100,7 @@ def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
         parameters=parameters,
         observed=observed,
         influence={n: influence[n] for n in sites if n in influence},
+        jumps=find_jumps(program, closed, names, costs),
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
     )

@@ -97,6 +97,33 @@ class Parameter:
     shape: Any
 
 
+@dataclass(frozen=True)
+class Jump:
+    """Why a log density has no right pathwise gradient along a continuous site.
+
+    Attributes:
+        kind: `flips` if it jumps, `hides` if its derivative is hidden, `stops` if it
+            has none.
+        primitive: The JAX primitive that does it.
+        line: Source file and line, as far as known.
+        term: A cost term in which it shows.
+    """
+
+    kind: str
+    primitive: str
+    line: str
+    term: str
+
+    def __str__(self) -> str:
+        where = f" at {self.line}" if self.line else ""
+        what = {
+            "flips": "jumps along it",
+            "hides": "hides its derivative",
+            "stops": "cannot be differentiated",
+        }[self.kind]
+        return f"the log density of {self.term!r} {what}: {self.primitive}{where}"
+
+
 @dataclass(frozen=True, repr=False)
 class Analysis:
     """What `bbvi.analyze` found out about a model; print it.
@@ -110,6 +137,7 @@ class Analysis:
         observed: The argument that each observed site takes its values from.
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
+        jumps: Continuous sites along which the log density jumps, and where.
         draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
     """
@@ -121,6 +149,7 @@ class Analysis:
     parameters: dict[str, Parameter]
     observed: dict[str, str]
     influence: dict[str, Influences]
+    jumps: dict[str, Jump]
     draws_itself: bool
     fingerprint: str
 
@@ -173,7 +202,9 @@ class Analysis:
             rows.append((plate.name, "plate", "", f"{plate.size}{note}", "", ""))
         for parameter in self.parameters.values():
             rows.append((parameter.name, "parameter", "", "", "", ""))
-        return f"Analysis of {name_of(self.model)}\n" + table(rows)
+        lines = [f"Analysis of {name_of(self.model)}", table(rows)]
+        lines += [f"site {name!r}: {jump}" for name, jump in self.jumps.items()]
+        return "\n".join(lines)
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -36,6 +36,8 @@ class Situation:
         feeds: Later draws of the guide that depend on it.
         neighbours: Sites summed out already that share a cost term with it.
         has_entropy: Whether the factor knows its entropy in closed form.
+        jump: Where the log density jumps along the site, as a clause; empty if it
+            does not.
     """
 
     site: Site
@@ -49,6 +51,7 @@ class Situation:
     feeds: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
     has_entropy: bool = False
+    jump: str = ""
 
     @property
     def num_values(self) -> int:

@@ -15,7 +15,8 @@ class Reparameterized(Estimator):
     with the draw written as a function of noise (explicit), or $\nabla_\lambda z$ from
     the distribution function (implicit: Gamma, Beta, Dirichlet, Student's t). One
     evaluation a particle. The entropy of the factor is taken in closed form where it
-    is known. It needs a log joint that is continuous along the site.
+    is known. It needs a log joint that is continuous along the site, with its true
+    derivative; kinks are harmless.
 
     Args:
         stick_the_landing: Use $-\log q(z)$ at the draw, differentiated through $z$
@@ -45,7 +46,7 @@ class Reparameterized(Estimator):
                 f"the sampler of its factor {situation.factor} cannot be "
                 f"differentiated correctly"
             )
-        return None
+        return situation.jump or None
 
     def reason(self, situation: Situation) -> str:
         if self.stick_the_landing:

@@ -65,7 +65,9 @@ class ScoreFunction(Estimator):
 
     def reason(self, situation: Situation) -> str:
         site = situation.site
-        if not site.is_discrete:
+        if situation.jump:
+            why = situation.jump
+        elif not site.is_discrete:
             why = "its sampler cannot be differentiated"
         elif site.values is None:
             why = "countable, without an end to sum to"

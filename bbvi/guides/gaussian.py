@@ -46,7 +46,9 @@ class FullRank(Guide):
     with $T_i$ NumPyro's transform from unconstrained space to the support of site
     $i$ and $L$ lower triangular, positive diagonal. $d + d (d + 1) / 2$ parameters and
     $O(d^2)$ a draw; up to 1,000 dimensions. Sites in subsampled plates, scaled or
-    masked sites are refused: one joint density cannot carry their scale.
+    masked sites are refused: one joint density cannot carry their scale. So
+    are sites along which the log density jumps: a score function needs them drawn on
+    their own.
 
     Example:
         >>> import bbvi
@@ -70,6 +72,12 @@ class FullRank(Guide):
                 found.append(
                     f"{site.describe} is {what}, which FullRank() cannot carry: use "
                     f"guides.MeanField()"
+                )
+            if site.name in analysis.jumps:
+                found.append(
+                    f"{site.describe} needs a score function "
+                    f"({analysis.jumps[site.name]}), and FullRank() draws it together "
+                    f"with others: use guides.MeanField()"
                 )
         if dim > MAX_DIM:
             found.append(
