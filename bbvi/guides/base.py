@@ -19,6 +19,7 @@ from numpyro.distributions.transforms import biject_to
 
 from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
+from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import run
 
 INITIAL_SCALE = 0.1
@@ -134,7 +135,8 @@ def support_of(
     if site.static_support:
         return site.support
     with numpyro.handlers.block(hide_fn=lambda message: message["type"] != "param"):
-        trace = run(analysis.model, kwargs, jax.random.key(0), values)
+        model = draw_improper(analysis.model)
+        trace = run(model, kwargs, jax.random.key(0), values)
     return trace[site.name]["fn"].support
 
 
