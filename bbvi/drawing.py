@@ -5,6 +5,7 @@ their exact conditional.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from bbvi.analysis import analyze
 from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, run
 from bbvi.estimators.summation import MARGINAL, model_terms, value_table
+from bbvi.guides import FullRank
+from bbvi.guides.gaussian import JOINT
 from bbvi.joint import constrain, run_guide, with_full_plates
 from bbvi.objective import log_q_of, model_stream
 from bbvi.planning import Plan
@@ -121,6 +124,35 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
                 term = total if all(in_place) else term
         found[name] = term
     return found
+
+
+def log_joint(
+    plan: Plan, names: tuple[str, ...], params: Params, data: Data
+) -> Callable[[Array], Array]:
+    """Log joint as a function of the continuous sites, one unconstrained vector.
+
+    Args:
+        plan: Over whole plates; all its latents are continuous or summed out.
+        names: The continuous sites, in the order of the vector.
+        params: For the model's own parameters.
+        data: The model's arguments.
+    """
+    analysis, kwargs = plan.analysis, plan.analysis.arguments.bind(data)
+    own = constrain(plan.parameters, params)
+    program, key = FullRank().program(analysis, names), jax.random.key(0)
+
+    def of(vector: Array) -> Array:
+        covariance = {f"{JOINT}.scale_tril": jnp.eye(len(vector))}
+        given = {**own, **covariance, f"{JOINT}.loc": vector, JOINT: vector}
+        placed = run(program, kwargs, key, given)
+        values = {name: placed[name]["value"] for name in names}
+        terms, _ = model_terms(
+            analysis, plan.marginalized, kwargs, key, {**own, **values}
+        )
+        jacobians = [-jnp.sum(log_density(placed[name])) for name in names]
+        return sum(map(jnp.sum, terms.values())) + sum(jacobians)
+
+    return of
 
 
 def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> Values:

@@ -6,7 +6,6 @@ compiled programs.
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +13,7 @@ import jax
 import numpy as np
 
 from bbvi._types import Data, Key, Params
-from bbvi.analysis.structure import name_of
-from bbvi.diagnostics import elbo, gradient_snr, psis
+from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
 from bbvi.guides import Guide, MeanField
 from bbvi.optimize.loop import Seen, State, unravel
@@ -25,13 +23,18 @@ from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
 from bbvi.result import Fit, History, Live
 from bbvi.verdict import Status, judge
+from bbvi.watching import first_name, flat, is_finite, no_start, signal
 
 RATE = 0.05
 """First learning rate of Adam, in units of q's standard deviations."""
 LOWER = 0.25
 """Factor from one learning rate to the next."""
 TOLERANCE = 0.02
-"""Gain of the bound, in nats, that does not justify a lower rate."""
+"""Gain of the bound, in nats, that does not justify lower rates.
+
+The gap of a plateau's average is proportional to its rate, so that all further ones
+together gain `LOWER / (1 - LOWER)` times what the last one did.
+"""
 RESOLUTION = 0.05
 """Drift of a parameter, in the guide's units, that does not matter."""
 EXPLORED = 3
@@ -50,6 +53,10 @@ APART = 3.0
 """Distance between two places, see `Guide.distance`."""
 CLOSE = 5.0
 """Nats within which another mode has a share in the posterior."""
+CLIMBS_AT = 3.0
+"""Nats gained in a chunk that tell a state which is still far off."""
+CLIMBS = 240
+"""Searches for a mode, each times the dimension, that exploring may make."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
 NUM_DRAWS = (200, 10_000)
@@ -129,7 +136,7 @@ class Driver:
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
             state = self._screen()[0][0]
-            raise ValueError(_no_start(self.plan, self._first_bad(state)))
+            raise ValueError(no_start(self.plan, self._first_bad(state)))
         order = np.argsort(elbos)[::-1]
         if explores:
             near = [i for i in order[1:] if elbos[i] > elbos[order[0]] - BEHIND]
@@ -140,7 +147,9 @@ class Driver:
     def _screen(self) -> tuple[list[State], Any]:
         """Every start and its bound."""
         states, elbos = self.programs.screen(self.key, self.data)
-        return self._separate(states), np.asarray(elbos, np.float64)
+        each = self._separate(states)
+        self._fresh = each[0]
+        return each, np.asarray(elbos, np.float64)
 
     def _separate(self, states: State) -> list[State]:
         states = jax.device_get(states)
@@ -150,7 +159,8 @@ class Driver:
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
         states = self._separate(self.programs.starts(self.key, self.data))
-        elbos = np.full(len(states), -np.inf)
+        self._fresh = states[0]
+        elbos = np.full((len(states), EXPLORED), -np.inf)
         rate = np.float32(RATE if self.limits.lowers else 1.0)
         for i in range(len(states)):
             for index in range(EXPLORED):
@@ -159,11 +169,33 @@ class Driver:
                     states[i], self.key, np.uint32(number), rate, self.data
                 )
                 seen = jax.device_get(seen)
-                if not _is_finite(seen):
+                if not is_finite(seen):
                     break
                 states[i] = state
-                elbos[i] = np.mean(seen.elbos, dtype=np.float64)
-        return states, elbos
+                elbos[i, index:] = np.mean(seen.elbos, dtype=np.float64)
+        latest, before = elbos[:, -1], elbos[:, -2]
+        rising = np.isfinite(before) & (latest > before + CLIMBS_AT)
+        for i in np.argsort(-latest)[: CLIMBS // max(self.programs.dim, 1) + 1]:
+            climbed = self._climb(states[i], latest[i]) if rising[i] else None
+            if climbed is not None:
+                states[i], latest[i] = climbed
+        return states, latest
+
+    def _climb(self, state: State, elbo: float) -> tuple[State, float] | None:
+        """A fresh state around the mode near a state, if its bound is higher."""
+        climb, guide = self.programs.climb, self.plan.guide
+        if climb is None or not self.limits.lowers:
+            return None
+        here, names = self._tree(state.params), self.programs.climbers
+        try:
+            mode = jax.device_get(climb(guide.centre(here, names), here, self.data))
+        except (TypeError, NotImplementedError):  # a log joint without a Hessian
+            return None
+        moved = guide.around(here, names, mode.point, mode.precision)
+        reached = self._measure(moved).elbo
+        if not reached > elbo:
+            return None
+        return self._fresh._replace(params=flat(moved)), reached
 
     def _compare_rivals(self, state: State) -> tuple[State, Status]:
         """Do other starts end elsewhere, with a bound as good or better?
@@ -182,7 +214,7 @@ class Driver:
                 self.plateaus.reset()
                 self.rivals = rivals[number + 1 :]
                 state, status = self._optimize(
-                    state._replace(params=_ravel(found.params))
+                    state._replace(params=flat(found.params))
                 )
                 if status is Status.CONVERGED:
                     return self._compare_rivals(state)
@@ -206,7 +238,7 @@ class Driver:
             first = np.uint32(EXPLORING + self.size * before)
             state, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
-            if not _is_finite(seen):
+            if not is_finite(seen):
                 return None
             params = self._tree(seen.mean)
             if self._is_late():
@@ -222,13 +254,17 @@ class Driver:
             seen = jax.device_get(seen)
             self.num_chunks += 1
             self.steps += self.size
-            if _is_finite(seen):
+            if is_finite(seen):
                 state, failures = after, 0
                 self._last = state
                 self._note_chunk(seen)
-                state, done = self._look(state, seen)
-                if done:
-                    return state, Status.CONVERGED
+                climbed = self._climbed(state)
+                if climbed is None:
+                    state, done = self._look(state, seen)
+                    if done:
+                        return state, Status.CONVERGED
+                else:
+                    state = climbed
             else:
                 failures += 1
                 self.rate *= 0.5
@@ -248,28 +284,15 @@ class Driver:
     def _note_chunk(self, seen: Seen) -> None:
         bound = float(np.mean(seen.elbos, dtype=np.float64))
         self.rows.append((self.steps, bound, self.rate))
-        self.snr.append(self._signal(seen))
-        self.limits.progress.update(self.steps, bound, self.rate)
-
-    def _signal(self, seen: Seen) -> dict[str, float]:
-        """Signal-to-noise ratio of the gradient by site; one step shows none."""
         total, square = self._tree(seen.gradient_sum), self._tree(seen.gradient_square)
-        if self.size < 2:
-            return dict.fromkeys(_by_site(total), np.nan)
-        return {
-            site: gradient_snr(
-                _ravel([total[n] for n in names]).astype(np.float64),
-                _ravel([square[n] for n in names]).astype(np.float64),
-                self.size,
-            )
-            for site, names in _by_site(total).items()
-        }
+        self.snr.append(signal(total, square, self.size))
+        self.limits.progress.update(self.steps, bound, self.rate)
 
     def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
         """At a plateau take its average, lower the rate, and see what that gained."""
         units = self.plan.guide.units(self._tree(seen.mean))
         mean, variance = (np.asarray(x, np.float64) for x in (seen.mean, seen.variance))
-        self.plateaus.add(mean, variance, RESOLUTION * _ravel(units))
+        self.plateaus.add(mean, variance, RESOLUTION * flat(units))
         window = self.plateaus.window()
         if window is None:
             return state, False
@@ -280,8 +303,8 @@ class Driver:
             gained = candidate.log_weights - self.best.log_weights
         if gained is None or np.mean(gained) > 0:
             self.best = candidate
-        self.plateaus.reset(planned=2 * len(self.plateaus.means))
-        if gained is not None and np.mean(gained) < TOLERANCE:
+        self.plateaus.reset(planned=self.plateaus.planned or 2 * window)
+        if gained is not None and np.mean(gained) < TOLERANCE * (1 / LOWER - 1):
             self.note = f"the last plateau gained {np.mean(gained):.3f} nats"
             return state, True
         if self.limits.lowers:
@@ -291,6 +314,19 @@ class Driver:
     def _tree(self, vector: Any) -> Params:
         """Parameters by name, from the vector that the loop works on."""
         return unravel(np.asarray(vector), self.programs.like)
+
+    def _climbed(self, state: State) -> State | None:
+        """For a fit that is still far off, q around the mode, if that is better."""
+        bounds = [row[1] for row in self.rows[-2:]]
+        if self.num_chunks != EXPLORED or len(bounds) < 2:
+            return None
+        if bounds[1] - bounds[0] < CLIMBS_AT:
+            return None
+        climbed = self._climb(state, self._measure(self._tree(state.params)).elbo)
+        if climbed is None:
+            return None
+        self.plateaus.reset()
+        return climbed[0]
 
     def _num_draws(self) -> int:
         return int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
@@ -354,46 +390,10 @@ class Driver:
         """What is not finite near a state: a term, or a gradient; empty if nothing."""
         probed = self.programs.probe(self._tree(state.params), self.key, self.data)
         terms, gradient = jax.device_get(probed)
-        return _first_name(terms) or _first_name(gradient) or ""
+        return first_name(terms) or first_name(gradient) or ""
 
 
 def _richer(guide: Guide) -> str:
     if isinstance(guide, MeanField):
         return "Try guides.FullRank(), or another parameterisation of the model."
     return "Try another parameterisation of the model."
-
-
-def _is_finite(seen: Seen) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves((seen.elbos, seen.mean)))
-
-
-def _first_name(values: Mapping[str, Any]) -> str | None:
-    """The first of some trees of arrays that is not finite."""
-    for name, value in values.items():
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
-            return name
-    return None
-
-
-def _no_start(made: Plan, bad: str) -> str:
-    """Which term of the bound no start could make finite."""
-    site = made.analysis.sites.get(bad)
-    where = site.describe if site else f"term {bad!r}"
-    return (
-        f"{name_of(made.analysis.model)} has no start with a finite bound; the first "
-        f"term that is not finite is {where}. Check that its data are possible under "
-        f"the model and the scale of its parameters, or raise num_starts"
-    )
-
-
-def _by_site(params: Params) -> dict[str, list[str]]:
-    """Names of parameters by the site that they belong to."""
-    sites: dict[str, list[str]] = {}
-    for name in params:
-        sites.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    return sites
-
-
-def _ravel(tree: Any) -> Any:
-    leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-    return np.concatenate(leaves) if leaves else np.zeros(0)

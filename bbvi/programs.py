@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -23,8 +24,10 @@ from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
-from bbvi.drawing import Draw, draw, whole
-from bbvi.estimators import ScoreFunction
+from bbvi.drawing import Draw, draw, log_joint, whole
+from bbvi.estimators import Reparameterized, ScoreFunction
+from bbvi.guides import FullRank, Guide
+from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
 from bbvi.optimize.loop import (
@@ -35,6 +38,7 @@ from bbvi.optimize.loop import (
     ravel,
     unravel,
 )
+from bbvi.optimize.mode import Mode, find_mode
 from bbvi.planning import Plan
 
 EPS = 0.01
@@ -54,6 +58,8 @@ EXPLORABLE = 30_000
 """Numbers in a draw up to which every start runs some steps before one is followed."""
 STARTS = np.uint32(2**32 - 2**16)
 """Stream of the first start."""
+CLIMBABLE = 300
+"""Dimensions up to which a search for the mode can afford Hessians."""
 SMALL = 10_000
 """Numbers in a step below which compiling takes longer than running."""
 
@@ -77,6 +83,10 @@ class Programs:
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
+        climb: ``(centre, params, data) -> Mode`` of the log joint; None where it has
+            sites that are not continuous, or too many. Compiled only when needed.
+        climbers: The sites that it moves.
+        dim: Their dimension, unconstrained.
         batch: Draws that are made at once.
         size: Numbers that one draw needs, roughly.
     """
@@ -89,6 +99,9 @@ class Programs:
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
+    climb: Callable[[Any, Params, Data], Mode] | None
+    climbers: tuple[str, ...]
+    dim: int
     batch: int
     size: int
 
@@ -237,6 +250,9 @@ class _Building:
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
             probe=jax.jit(self.probe),
+            climb=jax.jit(self.climb) if self.climbers else None,
+            climbers=self.climbers,
+            dim=self.dim_of(self.climbers),
             batch=self.batch,
             size=self.size,
         )
@@ -279,6 +295,28 @@ class _Building:
             return draw(self.full, params, key, data, values=values)
 
         return jax.vmap(one)(numbered(key, first, self.batch))
+
+    @property
+    def climbers(self) -> tuple[str, ...]:
+        """The sites that a search for the mode moves; none where it cannot."""
+        analysis, choices = self.full.analysis, self.plan.choices
+        names = tuple(n for n in analysis.latents if n not in self.plan.marginalized)
+        kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
+        if not kept or not names or FullRank().refusals(analysis, names):
+            return ()
+        known = type(self.plan.guide).centre is not Guide.centre
+        small = self.dim_of(names) <= CLIMBABLE and not analysis.draws_itself
+        return names if known and small else ()
+
+    def dim_of(self, names: tuple[str, ...]) -> int:
+        """Dimension of continuous sites, unconstrained."""
+        analysis = self.full.analysis
+        shapes = [unconstrained_shape(analysis, analysis.sites[n]) for n in names]
+        return sum(map(prod, shapes))
+
+    def climb(self, centre: Array, params: Params, data: Data) -> Mode:
+        """The mode of the log joint, from the centre of q."""
+        return find_mode(log_joint(self.full, self.climbers, params, data), centre)
 
     def probe(self, params: Params, key: Key, data: Data) -> tuple[Any, Params]:
         """Terms and gradients of many draws."""

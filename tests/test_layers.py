@@ -22,7 +22,8 @@ _OBJECTIVE = _PLANNING | {"planning"}
 _DRAWING = _OBJECTIVE | {"objective"}
 _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
-_DRIVING = _RESULT | {"result"}
+_WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
+_DRIVING = _RESULT | {"result", "watching"}
 _FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading", "elbo"}
 MAY_IMPORT = {
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "export": _BASE | {"diagnostics"},
     "plots": _BASE | {"diagnostics"},
     "result": _RESULT,
+    "watching": _WATCHING,
     "driving": _DRIVING,
     "fitting": _FITTING,
     "loading": _ALL - {"loading"},

@@ -132,7 +132,7 @@ class FullRank(Guide):
             to_tril = biject_to(constraints.lower_cholesky)
             scale = to_tril(params[tril])
             moved[loc] = params[loc] + scale @ step[loc]
-            turn = to_tril(step[tril])
+            turn = to_tril(step[tril] / len(params[loc]) ** 0.5)
             moved[tril] = to_tril.inv(scale @ turn)
         return moved
 
@@ -149,6 +149,24 @@ class FullRank(Guide):
             units[loc] = sd
             units[tril] = np.concatenate([sd[below[0]], np.ones(dim)])
         return units
+
+    def centre(self, params: Params, names: tuple[str, ...]) -> Any:
+        return np.asarray(params[f"{JOINT}.loc"])
+
+    def around(
+        self, params: Params, names: tuple[str, ...], point: Any, precision: Any
+    ) -> Params:
+        # With reversed axes, as L L^T = P^-1 wants the other triangle of P = U U^T.
+        upper = np.linalg.cholesky(np.asarray(precision, np.float64)[::-1, ::-1])
+        tril = np.linalg.inv(upper[::-1, ::-1]).T
+        below = tril[np.tril_indices(len(tril), -1)]
+        flat = np.concatenate([below, np.log(np.diagonal(tril))])
+        dtype = np.asarray(params[f"{JOINT}.loc"]).dtype
+        return {
+            **params,
+            f"{JOINT}.loc": np.asarray(point, dtype),
+            f"{JOINT}.scale_tril": flat.astype(dtype),
+        }
 
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))

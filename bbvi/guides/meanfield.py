@@ -110,6 +110,21 @@ class MeanField(Guide):
                 units[name] = np.exp(params[scale])
         return units
 
+    def centre(self, params: Params, names: tuple[str, ...]) -> Any:
+        return np.concatenate([np.ravel(params[f"{name}.loc"]) for name in names])
+
+    def around(
+        self, params: Params, names: tuple[str, ...], point: Any, precision: Any
+    ) -> Params:
+        log_scale = -0.5 * np.log(np.diagonal(precision))
+        moved, start = dict(params), 0
+        for name in names:
+            shape = np.shape(params[f"{name}.loc"])
+            part = slice(start, start := start + prod(shape))
+            moved[f"{name}.loc"] = np.reshape(point[part], shape)
+            moved[f"{name}.scale"] = np.reshape(log_scale[part], shape)
+        return moved
+
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bbvi._types import Array
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 100
 """Most evaluations of the Hessian."""
 GAIN = 1e-3
 """Nats that a step must promise for the search to go on."""
@@ -53,7 +53,8 @@ def find_mode(log_density: Callable[[Array], Array], start: Array) -> Mode:
     References:
         Nocedal and Wright (2006), Numerical Optimization, sections 3.4 and 10.3.
     """
-    gradient, hessian = jax.grad(log_density), jax.hessian(log_density)
+    gradient = jax.grad(log_density)
+    hessian = jax.jacrev(gradient)  # solvers of ODEs know the reverse mode only
 
     def spectrum(point: Array) -> tuple[Array, Array, Array]:
         curvature = -hessian(point)

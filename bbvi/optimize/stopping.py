@@ -2,10 +2,11 @@
 
 At the first rate the iterates drift, then hover. They hover when R-hat over the chunks
 of a window, means and variances of the iterates, is close to 1. The average of that
-window is the first candidate. From it a lower rate runs for longer, which needs no
-R-hat as it begins where the iterates hover, and its average is the next candidate. When
-the step from one candidate to the next gains less than the tolerance, measured on
-common random numbers, the fit has converged.
+window is the first candidate. From it a lower rate runs for twice as long, which needs
+no R-hat as it begins where the iterates hover, and its average is the next candidate.
+When the step from one candidate to the next, measured on common random numbers, gains
+so little that all further ones together will gain less than the tolerance, the fit has
+converged.
 
 References: Welandawe, Andersen, Vehtari and Huggins (2024), A framework for improving
 the reliability of black-box variational inference, algorithm 2 (stationarity by

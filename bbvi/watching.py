@@ -1,0 +1,67 @@
+"""What the host reads off a chunk of steps: is it finite, how strong is its signal?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from bbvi._types import Params
+from bbvi.analysis.structure import name_of
+from bbvi.diagnostics import gradient_snr
+from bbvi.optimize.loop import Seen
+from bbvi.planning import Plan
+
+
+def is_finite(seen: Seen) -> bool:
+    """Whether bounds and iterates of a chunk are."""
+    return all(np.isfinite(x).all() for x in (seen.elbos, seen.mean))
+
+
+def first_name(values: Mapping[str, Any]) -> str | None:
+    """The first of some trees of arrays that is not finite."""
+    for name, value in values.items():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
+            return name
+    return None
+
+
+def no_start(made: Plan, bad: str) -> str:
+    """Which term of the bound no start could make finite."""
+    site = made.analysis.sites.get(bad)
+    where = site.describe if site else f"term {bad!r}"
+    return (
+        f"{name_of(made.analysis.model)} has no start with a finite bound; the first "
+        f"term that is not finite is {where}. Check that its data are possible under "
+        f"the model and the scale of its parameters, or raise num_starts"
+    )
+
+
+def signal(total: Params, square: Params, size: int) -> dict[str, float]:
+    """Signal-to-noise ratio of the gradient by site; one step shows none.
+
+    Args:
+        total: Sum of the gradients of a chunk.
+        square: Sum of their squares.
+        size: Steps in the chunk.
+    """
+    sites: dict[str, list[str]] = {}
+    for name in total:
+        sites.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    if size < 2:
+        return dict.fromkeys(sites, np.nan)
+    return {
+        site: gradient_snr(
+            flat([total[n] for n in names]).astype(np.float64),
+            flat([square[n] for n in names]).astype(np.float64),
+            size,
+        )
+        for site, names in sites.items()
+    }
+
+
+def flat(tree: Any) -> NDArray[Any]:
+    """All leaves of a tree as one vector, in NumPy."""
+    leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate(leaves) if leaves else np.zeros(0)
