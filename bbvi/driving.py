@@ -17,8 +17,7 @@ from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
 from bbvi.guides import Guide, MeanField
 from bbvi.optimize.loop import Seen, State, unravel
-from bbvi.optimize.progress import Progress
-from bbvi.optimize.stopping import Plateaus
+from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
 from bbvi.result import Fit, History, Live
@@ -45,6 +44,8 @@ EXPLORING = 2**30
 """Number of the first step of exploring."""
 NUM_RIVALS = 3
 """Other starts that are compared with the one that was followed."""
+CLIMBED = 2_000
+"""Number of the first chunk around a mode, among those of exploring."""
 BEHIND = 50.0
 """Nats by which a rival may lag after exploring."""
 RIVAL_CHUNKS = 20
@@ -63,17 +64,6 @@ NUM_DRAWS = (200, 10_000)
 """Fewest and most draws behind the bound and the k-hat of a fit."""
 NUM_NUMBERS = 2**26
 """Numbers that all those draws may need, which decides between the two."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop, and what to show."""
-
-    num_starts: int
-    max_steps: int
-    max_seconds: float
-    lowers: bool
-    progress: Progress
 
 
 @dataclass
@@ -113,8 +103,8 @@ class Driver:
 
     def run(self) -> Fit:
         """Fit, and judge the answer."""
-        state = self._start()
         self.rate = RATE if self.limits.lowers else 1.0
+        state = self._start()
         self.limits.progress.start(self.limits.max_steps)
         status = Status.INTERRUPTED
         try:
@@ -161,7 +151,7 @@ class Driver:
         states = self._separate(self.programs.starts(self.key, self.data))
         self._fresh = states[0]
         elbos = np.full((len(states), EXPLORED), -np.inf)
-        rate = np.float32(RATE if self.limits.lowers else 1.0)
+        rate = np.float32(self.rate)
         for i in range(len(states)):
             for index in range(EXPLORED):
                 number = EXPLORING + self.size * (EXPLORED * i + index)
@@ -176,13 +166,15 @@ class Driver:
         latest, before = elbos[:, -1], elbos[:, -2]
         rising = np.isfinite(before) & (latest > before + CLIMBS_AT)
         for i in np.argsort(-latest)[: CLIMBS // max(self.programs.dim, 1) + 1]:
-            climbed = self._climb(states[i], latest[i]) if rising[i] else None
+            climbed = self._climb(states[i], latest[i], i) if rising[i] else None
             if climbed is not None:
                 states[i], latest[i] = climbed
         return states, latest
 
-    def _climb(self, state: State, elbo: float) -> tuple[State, float] | None:
-        """A fresh state around the mode near a state, if its bound is higher."""
+    def _climb(
+        self, state: State, elbo: float, number: int
+    ) -> tuple[State, float] | None:
+        """A state around the mode near a state, a chunk on, if its bound is higher."""
         climb, guide = self.programs.climb, self.plan.guide
         if climb is None or not self.limits.lowers:
             return None
@@ -192,10 +184,13 @@ class Driver:
         except (TypeError, NotImplementedError):  # a log joint without a Hessian
             return None
         moved = guide.around(here, names, mode.point, mode.precision)
-        reached = self._measure(moved).elbo
-        if not reached > elbo:
-            return None
-        return self._fresh._replace(params=flat(moved)), reached
+        begun = self._fresh._replace(params=flat(moved))
+        first = np.uint32(EXPLORING + self.size * (CLIMBED + number))
+        rate = np.float32(self.rate)
+        state, seen = self.programs.chunk(begun, self.key, first, rate, self.data)
+        seen = jax.device_get(seen)
+        reached = float(np.mean(seen.elbos, dtype=np.float64))
+        return (state, reached) if is_finite(seen) and reached > elbo else None
 
     def _compare_rivals(self, state: State) -> tuple[State, Status]:
         """Do other starts end elsewhere, with a bound as good or better?
@@ -234,7 +229,7 @@ class Driver:
         for index in range(RIVAL_CHUNKS):
             if min(distance(mode.params, params) for mode in modes) < APART:
                 return None
-            before = EXPLORED * 1_000 + RIVAL_CHUNKS * number + index
+            before = 2 * CLIMBED + RIVAL_CHUNKS * number + index
             first = np.uint32(EXPLORING + self.size * before)
             state, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
@@ -322,7 +317,7 @@ class Driver:
             return None
         if bounds[1] - bounds[0] < CLIMBS_AT:
             return None
-        climbed = self._climb(state, self._measure(self._tree(state.params)).elbo)
+        climbed = self._climb(state, bounds[1], len(self.start_elbos))
         if climbed is None:
             return None
         self.plateaus.reset()
@@ -357,7 +352,7 @@ class Driver:
         times = -(-self._num_draws() // self.programs.batch)
         made = self._draws(params, times, FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
-        rows = np.array(self.rows or [(0, np.nan, self.rate)])
+        rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
         sites = list(self.snr[0]) if self.snr else []
         history = History(
             step=rows[:, 0].astype(int),

@@ -11,11 +11,11 @@ import optax
 
 from bbvi._collector import collector_paused
 from bbvi._keys import read_key
-from bbvi.driving import Driver, Limits
+from bbvi.driving import Driver
 from bbvi.estimators import Estimator
 from bbvi.guides import Guide
 from bbvi.optimize.progress import Bar, Progress, Silent
-from bbvi.optimize.stopping import Plateaus
+from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan, plan
 from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit

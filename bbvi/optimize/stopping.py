@@ -19,8 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi.diagnostics import split_rhat
+from bbvi.optimize.progress import Progress
 
 Vector = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop, and what to show."""
+
+    num_starts: int
+    max_steps: int
+    max_seconds: float
+    lowers: bool
+    progress: Progress
 
 
 @dataclass
