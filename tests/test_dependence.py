@@ -398,6 +398,11 @@ TIGHT = {
         CHAIN,
         ((0, -2, -2),),
     ),
+    "scan along the diagonal": (
+        lambda z: lax.scan(lambda i, _: (i + 1, z[i, i]), 0, None, length=5)[1],
+        GRID,
+        (0, None),
+    ),
     "scan of windows at a counter": (
         lambda z: lax.scan(
             lambda i, _: (i + 1, lax.dynamic_slice(z, (i,), (3,))), 0, None, length=5

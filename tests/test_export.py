@@ -1,5 +1,8 @@
 """Draws reach ArviZ, whichever of its two generations is installed."""
 
+import subprocess
+import sys
+
 import arviz
 import numpy as np
 import pytest
@@ -237,3 +240,9 @@ def test_arviz_computes_loo_from_the_stored_densities(tree):
     assert loo.n_samples == NUM_DRAWS
     assert loo.n_data_points == 3
     assert np.isfinite(loo.elpd)
+
+
+def test_arviz_may_be_imported_first():
+    """ArviZ 1.x leaves a lazy numpyro behind, which must not stay half loaded."""
+    code = "import arviz, bbvi, numpyro; numpyro.distributions.distribution.Unit"
+    subprocess.run([sys.executable, "-c", code], check=True)
