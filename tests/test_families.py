@@ -1,0 +1,314 @@
+"""The Gaussian families: exact gradients, densities, steps, refusals, moves.
+
+The oracles build the whole covariance of q by hand from its parameters. Where the log
+joint is quadratic the bound is closed form; elsewhere it is Gauss-Hermite quadrature,
+rows given globals.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.infer import util
+
+import bbvi
+from bbvi import guides
+from bbvi.guides.rows import Block
+from tests import cases
+from tests.cases import f, hermite, param, sample
+from tests.statistics import assert_biased, assert_unbiased
+from tests.test_gradients import demands, draws_of, exact_of, params_of, plan_of
+
+TRIL = dist.biject_to(dist.constraints.lower_cholesky)
+HALF = 0.5 * (1 + math.log(2 * math.pi))
+
+# --- rows of a plate, a log joint that is not quadratic ------------------------------
+
+
+def rows_model(y, batch=None):
+    mu = sample("mu", dist.Normal(0.4, 1.1))
+    tau = sample("tau", dist.Gamma(3.0, 2.0))
+    with numpyro.plate("rows", 3, batch) as index:
+        a = sample("a", dist.Normal(mu, tau))
+        b = sample("b", dist.Gamma(2.5, 1.5))
+        sample("y", dist.Normal(jnp.tanh(a) + 0.3 * a, 0.4 + b), obs=y[index])
+
+
+ROWS = {"y": f(0.3, 1.9, -0.4)}
+ROWS_PARAMS = {
+    "_joint.loc": f(0.5, 0.2),
+    "_joint.scale_tril": f(0.3, -0.9, -1.2),
+    "_rows.rows.loc": f(0.2, -0.3, 1.1, 0.4, -0.6, 0.1).reshape(3, 2),
+    "_rows.rows.slope": 0.3 * f(1, -1, 0.5, 2, 0.3, 0, -0.7, 1.5, 1, 0.2, 0.8, -0.4).reshape(3, 2, 2),
+    "_rows.rows.scale_tril": f(0.2, -0.8, -1.0, -0.3, -1.1, -0.6, 0.4, -0.5, -0.9).reshape(3, 3),
+}
+
+
+def rows_bound(params):
+    nodes, weights = hermite(2, 14)
+    tril = TRIL(params["_joint.scale_tril"])
+    u = params["_joint.loc"] + nodes @ tril.T
+    mu, log_tau = u.T
+    tau = jnp.exp(log_tau)
+    total = weights @ (
+        dist.Normal(0.4, 1.1).log_prob(mu)
+        + dist.Gamma(3.0, 2.0).log_prob(tau)
+        + log_tau
+    )
+    total += jnp.log(jnp.diagonal(tril)).sum() + 2 * HALF
+    for r, y in enumerate(ROWS["y"]):
+        own = TRIL(params["_rows.rows.scale_tril"][r])
+        mean = params["_rows.rows.loc"][r] + nodes @ params["_rows.rows.slope"][r].T
+        v = mean[:, None, :] + (nodes @ own.T)[None]
+        a, log_b = v[..., 0], v[..., 1]
+        b = jnp.exp(log_b)
+        log_p = (
+            dist.Normal(mu[:, None], tau[:, None]).log_prob(a)
+            + dist.Gamma(2.5, 1.5).log_prob(b)
+            + log_b
+            + dist.Normal(jnp.tanh(a) + 0.3 * a, 0.4 + b).log_prob(y)
+        )
+        total += weights @ log_p @ weights
+        total += jnp.log(jnp.diagonal(own)).sum() + 2 * HALF
+    return total
+
+
+def rows_case(batch):
+    return cases.Case(
+        rows_model,
+        {**ROWS, "batch": batch},
+        None,
+        ROWS_PARAMS,
+        family=guides.Structured(),
+        exact=rows_bound,
+        samples=40_000,
+    )
+
+
+# --- quadratic log joints: any layout of plates, a closed form -----------------------
+
+
+def quadratic_bound(model, data, sites, moments):
+    """Bound of a Gaussian q on a quadratic log joint over real sites.
+
+    `moments(params)` gives mean, `(d,)`, and root of the covariance, `(d, d)`.
+    """
+
+    def log_p(flat):
+        values, start = {}, 0
+        for name, shape in sites.items():
+            size = math.prod(shape)
+            values[name] = flat[start : start + size].reshape(shape)
+            start += size
+        given = {name: jnp.asarray(x) for name, x in data.items()}
+        return util.log_density(model, (), given, values)[0]
+
+    def bound(params):
+        mean, root = moments(params)
+        spread = 0.5 * jnp.trace(jax.hessian(log_p)(mean) @ root @ root.T)
+        entropy = jnp.linalg.slogdet(root)[1] + len(mean) * HALF
+        return log_p(mean) + spread + entropy
+
+    return bound
+
+
+def cells_model(y, groups=None):
+    """Two nested plates, a vector in the inner, a global vector; minibatch outside."""
+    w = sample("w", dist.Normal(0.3, 1.2).expand([2]).to_event(1))
+    with numpyro.plate("groups", 3, groups, dim=-2) as index:
+        a = sample("a", dist.Normal(w[0], 0.8))
+        with numpyro.plate("cells", 2, dim=-1):
+            b = sample("b", dist.Normal(a[..., None], jnp.array([0.7, 1.3])).to_event(1))
+            mean = b[..., 0] - 0.6 * b[..., 1] * 1.0 + w[1]
+            sample("y", dist.Normal(mean, 0.9), obs=y[index])
+
+
+CELLS = {"y": f(0.3, 1.9, -0.4, 2.2, 0.7, 1.0).reshape(3, 2)}
+_SITES = {"w": (2,), "a": (3, 1), "b": (3, 2, 2)}
+
+
+def _wave(*shape, shift=0.0):
+    """Numbers without symmetry."""
+    size = math.prod(shape)
+    return (0.6 * np.sin(1.7 * np.arange(size) + shift)).astype(np.float32).reshape(shape)
+
+
+CELLS_PARAMS = {
+    "_joint.loc": f(0.5, -0.3),
+    "_joint.scale_tril": f(0.4, -0.9, -0.5),
+    "_rows.groups.loc": _wave(3, 1),
+    "_rows.groups.slope": _wave(3, 1, 2, shift=1.0),
+    "_rows.groups.scale_tril": _wave(3, 1, shift=2.0) - 0.5,
+    "_rows.groups.cells.loc": _wave(3, 2, 2, shift=3.0),
+    "_rows.groups.cells.slope": _wave(3, 2, 2, 2, shift=4.0),
+    "_rows.groups.cells.scale_tril": _wave(3, 2, 3, shift=5.0) - 0.5,
+}
+
+
+def cells_moments(params):
+    p = {n.removeprefix("_rows.groups."): x for n, x in params.items()}
+    root = jnp.zeros((17, 17)).at[:2, :2].set(TRIL(p["_joint.scale_tril"]))
+    for g in range(3):
+        root = root.at[2 + g, :2].set(p["slope"][g, 0])
+        root = root.at[2 + g, 2 + g].set(jnp.exp(p["scale_tril"][g, 0]))
+        for c in range(2):
+            at = 5 + 4 * g + 2 * c
+            root = root.at[at : at + 2, :2].set(p["cells.slope"][g, c])
+            own = TRIL(p["cells.scale_tril"][g, c])
+            root = root.at[at : at + 2, at : at + 2].set(own)
+    parts = (p["_joint.loc"], p["loc"].ravel(), p["cells.loc"].ravel())
+    return jnp.concatenate(parts), root
+
+
+def cells_case(groups):
+    return cases.Case(
+        cells_model,
+        {**CELLS, "groups": groups},
+        None,
+        CELLS_PARAMS,
+        family=guides.Structured(),
+        exact=quadratic_bound(cells_model, CELLS, _SITES, cells_moments),
+        samples=20_000,
+    )
+
+
+LOW_RANK_PARAMS = {
+    "_joint.loc": _wave(17),
+    "_joint.scale": _wave(17, shift=1.0) - 0.5,
+    "_joint.factor": _wave(17, 3, shift=2.0),
+}
+
+
+def low_rank_moments(params):
+    diagonal = jnp.diag(jnp.exp(2 * params["_joint.scale"]))
+    factor = params["_joint.factor"]
+    return params["_joint.loc"], jnp.linalg.cholesky(diagonal + factor @ factor.T)
+
+
+LOW_RANK = cases.Case(
+    cells_model,
+    CELLS,
+    None,
+    LOW_RANK_PARAMS,
+    family=guides.LowRank(3),
+    exact=quadratic_bound(cells_model, CELLS, _SITES, low_rank_moments),
+    samples=20_000,
+)
+
+# --- discrete sites in a minibatch beside a regressed row ----------------------------
+
+
+def discrete_model(y, batch=None):
+    mu = sample("mu", dist.Normal(0.5, 1.0))
+    with numpyro.plate("rows", 4, batch) as index:
+        a = sample("a", dist.Normal(mu, 0.9))
+        z = sample("z", dist.Bernoulli(0.35))
+        sample("y", dist.Normal(a + 2.0 * z, 0.8), obs=y[index])
+
+
+_DISCRETE = {"y": f(0.3, 2.9, -0.4, 1.6)}
+_LOGITS = f(0.4, -0.6, 1.1, 0.2)
+DISCRETE_PARAMS = {
+    "_joint.loc": f(0.4),
+    "_joint.scale_tril": f(-0.7),
+    "_rows.rows.loc": _wave(4, 1),
+    "_rows.rows.slope": _wave(4, 1, 1, shift=1.0),
+    "_rows.rows.scale_tril": _wave(4, 1, shift=2.0) - 0.5,
+    "z.logits": _LOGITS,
+}
+
+
+def discrete_bound(params, summed):
+    """Rows are independent given `mu`: 2 dimensions, and 2 values of z."""
+    nodes, weights = hermite(1, 20)
+    eps = nodes[:, 0]
+    mu = params["_joint.loc"][0] + eps * jnp.exp(params["_joint.scale_tril"][0])
+    total = weights @ dist.Normal(0.5, 1.0).log_prob(mu)
+    total += params["_joint.scale_tril"][0] + HALF
+    for r, y in enumerate(_DISCRETE["y"]):
+        mean = params["_rows.rows.loc"][r, 0] + eps * params["_rows.rows.slope"][r, 0, 0]
+        sd = jnp.exp(params["_rows.rows.scale_tril"][r, 0])
+        a = mean[:, None] + sd * eps[None]
+        joint = jnp.stack([
+            jnp.log(p) + dist.Normal(a + 2.0 * z, 0.8).log_prob(y)
+            for z, p in ((0, 0.65), (1, 0.35))
+        ])
+        if summed:
+            cost = jax.nn.logsumexp(joint, 0)
+        else:
+            log_q = jax.nn.log_sigmoid(jnp.array([-1, 1]) * params["z.logits"][r])
+            cost = jnp.tensordot(jnp.exp(log_q), joint - log_q[:, None, None], 1)
+        cost += dist.Normal(mu[:, None], 0.9).log_prob(a)
+        total += weights @ cost @ weights + jnp.log(sd) + HALF
+    return total
+
+
+def discrete_case(batch, estimator):
+    summed = estimator is cases.Marginalized
+    return cases.Case(
+        discrete_model,
+        {**_DISCRETE, "batch": batch},
+        None,
+        DISCRETE_PARAMS,
+        family=guides.Structured(),
+        estimators={"z": estimator},
+        summed=("z",) if summed else (),
+        exact=lambda params: discrete_bound(params, summed),
+        samples=40_000,
+    )
+
+
+def landing(case, *sites):
+    return case.but(estimators=dict.fromkeys(sites, cases.Landing))
+
+
+GRADIENTS = {
+    "low rank": LOW_RANK,
+    "low rank, sticking the landing": landing(LOW_RANK, "w", "a", "b"),
+    "cells": cells_case(None),
+    "cells, groups of 1": cells_case(1).but(samples=60_000),
+    "cells, groups of 2": cells_case(2),
+    "rows": rows_case(None),
+    "rows of 1": rows_case(1),
+    "rows of 2": rows_case(2),
+    "rows of 2, sticking the landing": landing(rows_case(2), "mu", "tau", "a", "b"),
+    "discrete rows of 1, score": discrete_case(1, cases.Score),
+    "discrete rows of 2, score": discrete_case(2, cases.Score),
+    "discrete rows of 2, local": discrete_case(2, cases.Local),
+    "discrete rows of 2, summed out": discrete_case(2, cases.Marginalized),
+}
+SLOW = {
+    "low rank, sticking the landing",
+    "cells",
+    "cells, groups of 1",
+    "rows",
+    "rows of 1",
+    "discrete rows of 1, score",
+    "discrete rows of 2, local",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GRADIENTS],
+)
+def test_gradient_is_unbiased(name):
+    case = GRADIENTS[name]
+    plan = plan_of(case)
+    assert set(plan.marginalized) == set(case.summed)
+    assert set(params_of(case)) == set(plan.parameters)
+    exact = exact_of(case)
+    assert_unbiased(draws_of(case, plan), exact, **demands(case, exact))
+
+
+@pytest.mark.parametrize("name", ["rows of 2", "cells, groups of 2"])
+def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
+    monkeypatch.setattr(Block, "scale", 1.0)
+    case = GRADIENTS[name].but(detectable=0.1)
+    exact = exact_of(case)
+    assert_biased(draws_of(case, plan_of(case)), exact, **demands(case, exact))
