@@ -18,9 +18,10 @@ from numpyro.infer import util
 
 import bbvi
 from bbvi import guides
+from bbvi.drawing import draw, whole
 from bbvi.guides.rows import Block
 from tests import cases
-from tests.cases import f, hermite, param, sample
+from tests.cases import f, hermite, sample
 from tests.statistics import assert_biased, assert_unbiased
 from tests.test_gradients import demands, draws_of, exact_of, params_of, plan_of
 
@@ -44,8 +45,11 @@ ROWS_PARAMS = {
     "_joint.loc": f(0.5, 0.2),
     "_joint.scale_tril": f(0.3, -0.9, -1.2),
     "_rows.rows.loc": f(0.2, -0.3, 1.1, 0.4, -0.6, 0.1).reshape(3, 2),
-    "_rows.rows.slope": 0.3 * f(1, -1, 0.5, 2, 0.3, 0, -0.7, 1.5, 1, 0.2, 0.8, -0.4).reshape(3, 2, 2),
-    "_rows.rows.scale_tril": f(0.2, -0.8, -1.0, -0.3, -1.1, -0.6, 0.4, -0.5, -0.9).reshape(3, 3),
+    "_rows.rows.slope": 0.3
+    * f(1, -1, 0.5, 2, 0.3, 0, -0.7, 1.5, 1, 0.2, 0.8, -0.4).reshape(3, 2, 2),
+    "_rows.rows.scale_tril": f(
+        0.2, -0.8, -1.0, -0.3, -1.1, -0.6, 0.4, -0.5, -0.9
+    ).reshape(3, 3),
 }
 
 
@@ -123,7 +127,9 @@ def cells_model(y, groups=None):
     with numpyro.plate("groups", 3, groups, dim=-2) as index:
         a = sample("a", dist.Normal(w[0], 0.8))
         with numpyro.plate("cells", 2, dim=-1):
-            b = sample("b", dist.Normal(a[..., None], jnp.array([0.7, 1.3])).to_event(1))
+            b = sample(
+                "b", dist.Normal(a[..., None], jnp.array([0.7, 1.3])).to_event(1)
+            )
             mean = b[..., 0] - 0.6 * b[..., 1] * 1.0 + w[1]
             sample("y", dist.Normal(mean, 0.9), obs=y[index])
 
@@ -135,7 +141,9 @@ _SITES = {"w": (2,), "a": (3, 1), "b": (3, 2, 2)}
 def _wave(*shape, shift=0.0):
     """Numbers without symmetry."""
     size = math.prod(shape)
-    return (0.6 * np.sin(1.7 * np.arange(size) + shift)).astype(np.float32).reshape(shape)
+    return (
+        (0.6 * np.sin(1.7 * np.arange(size) + shift)).astype(np.float32).reshape(shape)
+    )
 
 
 CELLS_PARAMS = {
@@ -231,13 +239,17 @@ def discrete_bound(params, summed):
     total = weights @ dist.Normal(0.5, 1.0).log_prob(mu)
     total += params["_joint.scale_tril"][0] + HALF
     for r, y in enumerate(_DISCRETE["y"]):
-        mean = params["_rows.rows.loc"][r, 0] + eps * params["_rows.rows.slope"][r, 0, 0]
+        mean = (
+            params["_rows.rows.loc"][r, 0] + eps * params["_rows.rows.slope"][r, 0, 0]
+        )
         sd = jnp.exp(params["_rows.rows.scale_tril"][r, 0])
         a = mean[:, None] + sd * eps[None]
-        joint = jnp.stack([
-            jnp.log(p) + dist.Normal(a + 2.0 * z, 0.8).log_prob(y)
-            for z, p in ((0, 0.65), (1, 0.35))
-        ])
+        joint = jnp.stack(
+            [
+                jnp.log(p) + dist.Normal(a + 2.0 * z, 0.8).log_prob(y)
+                for z, p in ((0, 0.65), (1, 0.35))
+            ]
+        )
         if summed:
             cost = jax.nn.logsumexp(joint, 0)
         else:
@@ -312,3 +324,221 @@ def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
     case = GRADIENTS[name].but(detectable=0.1)
     exact = exact_of(case)
     assert_biased(draws_of(case, plan_of(case)), exact, **demands(case, exact))
+
+
+# --- densities, steps, refusals -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["low rank", "cells, groups of 2", "rows of 2"])
+def test_draws_carry_the_density_of_the_whole_gaussian(name):
+    """`log_q` on the full data is that of the constrained Gaussian, by hand."""
+    case = GRADIENTS[name].but(estimators={}, num_particles=1)
+    plan = plan_of(case)
+    made = draw(
+        whole(plan),
+        params_of(case),
+        jax.random.key(3),
+        plan.analysis.arguments.arrays,
+        values=True,
+    )
+    moments = low_rank_moments if name == "low rank" else cells_moments
+    if name == "rows of 2":
+        moments, sites = rows_moments, {"mu": (), "tau": (), "a": (3,), "b": (3,)}
+    else:
+        sites = _SITES
+    mean, root = moments(params_of(case))
+    positive = {"tau", "b"} if name == "rows of 2" else set()
+    log_jacobian, flat = 0.0, []
+    for site in sites:
+        value = jnp.ravel(made.values[site])
+        if site in positive:
+            value = jnp.log(value)
+            log_jacobian += value.sum()
+        flat.append(value)
+    joint = dist.MultivariateNormal(mean, covariance_matrix=root @ root.T)
+    exact = joint.log_prob(jnp.concatenate(flat)) - log_jacobian
+    np.testing.assert_allclose(made.log_q, exact, rtol=1e-4)
+
+
+def rows_moments(params):
+    """Sites one after the other: mu, tau, a (3), b (3)."""
+    root = jnp.zeros((8, 8)).at[:2, :2].set(TRIL(params["_joint.scale_tril"]))
+    for r in range(3):
+        at = np.array([2 + r, 5 + r])
+        root = root.at[at, :2].set(params["_rows.rows.slope"][r])
+        root = root.at[np.ix_(at, at)].set(TRIL(params["_rows.rows.scale_tril"][r]))
+    loc = params["_rows.rows.loc"]
+    return jnp.concatenate([params["_joint.loc"], loc[:, 0], loc[:, 1]]), root
+
+
+MOMENTS = {
+    "low rank": low_rank_moments,
+    "cells, groups of 2": cells_moments,
+    "rows of 2": rows_moments,
+}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_gaussian_of_a_family_has_its_moments(name):
+    case = GRADIENTS[name]
+    plan = plan_of(case)
+    names = tuple(plan.analysis.latents)
+    found = case.family.gaussian(plan.analysis, names, params_of(case))
+    mean, root = MOMENTS[name](params_of(case))
+    covariance = root @ root.T
+    flat = [np.concatenate([x.ravel() for x in part.values()]) for part in found[:2]]
+    np.testing.assert_allclose(flat[0], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(flat[1] ** 2, np.diagonal(covariance), rtol=1e-4)
+    np.testing.assert_allclose(found.covariance(), covariance, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_full_rank_starts_where_another_family_ended(name):
+    case = GRADIENTS[name].but(data=rows_case(None).data if "rows" in name else CELLS)
+    plan = plan_of(case)
+    names = tuple(plan.analysis.latents)
+    full = bbvi.plan(case.model, case.data, guide=guides.FullRank())
+    found = case.family.gaussian(plan.analysis, names, params_of(case))
+    start = full.init(jax.random.key(0))
+    moved = full.guide.start_from(full.analysis, names, start, found)
+    mean, root = MOMENTS[name](params_of(case))
+    tril = TRIL(jnp.asarray(moved["_joint.scale_tril"]))
+    np.testing.assert_allclose(moved["_joint.loc"], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tril @ tril.T, root @ root.T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "family", [guides.Structured(), guides.LowRank(3), guides.FullRank()]
+)
+def test_richer_families_start_from_mean_field(family):
+    names, data = ("w", "a", "b"), CELLS
+    poor = bbvi.plan(cells_model, data, guide=guides.MeanField())
+    params = poor.init(jax.random.key(1))
+    params = {n: x + 0.1 if n.endswith("scale") else x for n, x in params.items()}
+    rich = bbvi.plan(cells_model, data, guide=family)
+    found = poor.guide.gaussian(poor.analysis, names, params)
+    start = rich.init(jax.random.key(0))
+    moved = family.start_from(rich.analysis, names, start, found)
+    assert {n: np.shape(x) for n, x in moved.items()} == {
+        n: np.shape(x) for n, x in start.items()
+    }
+    again = family.gaussian(rich.analysis, names, moved)
+    for site in names:
+        np.testing.assert_allclose(again.loc[site], found.loc[site], rtol=1e-5)
+        np.testing.assert_allclose(again.scale[site], found.scale[site], rtol=0.1)
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_steps_are_in_units_of_q(name):
+    """A step of the locations alone moves the mean by a root of the covariance."""
+    case = GRADIENTS[name]
+    params, family = params_of(case), case.family
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for key, value in family.retract(params, zeros).items():
+        np.testing.assert_allclose(value, params[key], rtol=1e-5, atol=1e-6)
+    mean, root = MOMENTS[name](params)
+    locations = [n for n in params if n.endswith(".loc")]
+
+    def moved(steps):
+        after = family.retract(params, {**zeros, **steps})
+        return MOMENTS[name](after)[0]
+
+    slope = jax.jacobian(moved)({n: zeros[n] for n in locations})
+    columns = [slope[n].reshape(len(mean), -1) for n in locations]
+    turn = jnp.concatenate(columns, 1)
+    np.testing.assert_allclose(turn @ turn.T, root @ root.T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_units_are_standard_deviations(name):
+    case = GRADIENTS[name]
+    params = params_of(case)
+    units = case.family.units(params)
+    assert {n: np.shape(x) for n, x in units.items()} == {
+        n: np.shape(x) for n, x in params.items()
+    }
+    _, root = MOMENTS[name](params)
+    sd = np.sqrt(np.diagonal(root @ root.T))
+    locations = np.concatenate([units[n].ravel() for n in params if n.endswith(".loc")])
+    np.testing.assert_allclose(np.sort(locations), np.sort(sd), rtol=1e-4)
+    shifted = {**params, "_joint.loc": params["_joint.loc"] + 2 * units["_joint.loc"]}
+    assert case.family.distance(params, shifted) == pytest.approx(2, rel=1e-3)
+
+
+def masked_rows_model(y):
+    mu = sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", 3), handlers.mask(mask=np.array([True, False, True])):
+        a = sample("a", dist.Normal(mu, 1.0))
+        sample("y", dist.Normal(a, 1.0), obs=y)
+
+
+def wide_model(y):
+    mu = sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", 3):
+        a = sample("a", dist.Normal(mu, 1.0).expand([3, 300]).to_event(1))
+        sample("y", dist.Normal(a.sum(-1), 1.0), obs=y)
+
+
+REFUSALS = {
+    "mask": (masked_rows_model, guides.Structured(), r"'a'.*masked.*MeanField\(\)"),
+    "scale": (
+        handlers.scale(rows_model, scale=2.0),
+        guides.Structured(),
+        r"'mu'.*scaled beyond its plates",
+    ),
+    "wide rows": (wide_model, guides.Structured(), r"'rows'.*300 elements each"),
+    "low rank mask": (
+        masked_rows_model,
+        guides.LowRank(2),
+        r"'a'.*masked.*LowRank\(rank=2\)",
+    ),
+    "low rank scale": (
+        handlers.scale(rows_model, scale=2.0),
+        guides.LowRank(2),
+        r"'mu'.*scaled.*LowRank\(rank=2\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_family_cannot_carry_is_refused(name):
+    model, family, words = REFUSALS[name]
+    with pytest.raises(bbvi.PlanError, match=words):
+        bbvi.plan(model, ROWS, guide=family)
+
+
+@pytest.mark.parametrize("site", ["mu", "a"])
+def test_a_site_of_a_row_cannot_be_scored(site):
+    joint = "_joint" if site == "mu" else "_rows.rows"
+    with pytest.raises(bbvi.PlanError, match=f"drawn together.*'{joint}'"):
+        bbvi.plan(
+            rows_model, ROWS, guide=guides.Structured(), estimators={site: cases.Score}
+        )
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, "10"])
+def test_rank_must_be_a_positive_int(rank):
+    with pytest.raises(ValueError, match="rank must be an int of at least 1; found"):
+        guides.LowRank(rank)
+
+
+def test_rows_cost_no_more_than_linearly():
+    """No parameter and no array of the guide grows with the square of the rows."""
+
+    def model(y):
+        mu = sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("rows", len(y)):
+            a = sample("a", dist.Normal(mu, 1.0))
+            sample("y", dist.Normal(a, 1.0), obs=y)
+
+    plan = bbvi.plan(
+        model, {"y": np.zeros(5_000, np.float32)}, guide=guides.Structured()
+    )
+    params = jax.eval_shape(plan.init, jax.random.key(0))
+    assert sum(math.prod(x.shape) for x in params.values()) == 2 + 3 * 5_000
+    loss = jax.make_jaxpr(
+        lambda p, k: bbvi.loss(plan)(p, k, plan.analysis.arguments.arrays)[0]
+    )
+    closed = loss(params, jax.random.key(0))
+    sizes = [math.prod(v.aval.shape) for e in closed.jaxpr.eqns for v in e.outvars]
+    assert max(sizes) <= 4 * 5_000
