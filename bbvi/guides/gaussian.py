@@ -83,7 +83,7 @@ class FullRank(Guide):
             to_tril = biject_to(constraints.lower_cholesky)
             scale = to_tril(params[TRIL])
             moved[LOC] = params[LOC] + scale @ step[LOC]
-            moved[TRIL] = to_tril.inv(scale @ to_tril(step[TRIL]))
+            moved[TRIL] = to_tril.inv(scale @ turn_of(step[TRIL], np.size(params[LOC])))
         return moved
 
     def units(self, params: Params) -> Params:
@@ -228,6 +228,18 @@ def place(
     return numpyro.sample(
         site.name, dist.Delta(value, log_density, event_dim=site.event_dim)
     )
+
+
+def turn_of(step: Array, fan_in: int) -> Array:
+    """$I + B$ of an unconstrained step, its entries over the root of their number.
+
+    The optimizer moves all coordinates by about as much at once, and a matrix of $n$
+    columns of such entries would stretch some direction by more the larger $n$ is.
+    """
+    dim = int(np.sqrt(2 * step.shape[-1]))
+    num = step.shape[-1] - dim
+    shrunk = jnp.concatenate([step[..., :num] / fan_in**0.5, step[..., num:]], -1)
+    return biject_to(constraints.lower_cholesky)(shrunk)
 
 
 def tril_of(vector: Any, dim: int) -> np.ndarray:

@@ -89,7 +89,8 @@ class LowRank(Guide):
         moved = super().retract(params, step)
         if LOC in params:
             scale = jnp.exp(params[SCALE])[:, None]
-            steps = jnp.concatenate([step[LOC][:, None], step[FACTOR]], 1)
+            columns = step[FACTOR] / len(scale) ** 0.5
+            steps = jnp.concatenate([step[LOC][:, None], columns], 1)
             turned = scale * _times_root(params[FACTOR] / scale, steps)
             moved[LOC] = params[LOC] + turned[:, 0]
             moved[FACTOR] = params[FACTOR] + turned[:, 1:]
@@ -130,12 +131,12 @@ class LowRank(Guide):
         other: Gaussian,
     ) -> Params:
         scale = flat_of(other.scale)
-        tilt = np.asarray(params[FACTOR]) / INITIAL_SCALE
+        noise = np.random.default_rng(0).normal(size=np.shape(params[FACTOR]))
         return {
             **params,
             LOC: flat_of(other.loc),
             SCALE: np.log(scale),
-            FACTOR: scale[:, None] * tilt,
+            FACTOR: TILT * scale[:, None] * noise,
         }
 
 

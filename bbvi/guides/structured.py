@@ -44,6 +44,7 @@ from bbvi.guides.gaussian import (
     tril_of,
     tril_units,
     tril_vector,
+    turn_of,
 )
 from bbvi.guides.rows import ROWS, Block, plates_of, read_blocks
 
@@ -146,16 +147,18 @@ class Structured(Guide):
         moved = super().retract(params, step)
         to_tril = biject_to(constraints.lower_cholesky)
         if LOC in params:
-            scale, turn = to_tril(params[TRIL]), to_tril(step[TRIL])
+            dim = np.size(params[LOC])
+            scale, turn = to_tril(params[TRIL]), turn_of(step[TRIL], dim)
             moved[LOC] = params[LOC] + scale @ step[LOC]
             moved[TRIL] = to_tril.inv(scale @ turn)
         for loc, slope, tril in _row_names(params):
-            own, own_turn = to_tril(params[tril]), to_tril(step[tril])
+            fan_in = sum(np.shape(params[slope])[-2:])
+            own, own_turn = to_tril(params[tril]), turn_of(step[tril], fan_in)
             moved[loc] = params[loc] + jnp.einsum("...ij,...j->...i", own, step[loc])
             moved[tril] = to_tril.inv(own @ own_turn)
             if LOC in params:
                 moved[loc] += params[slope] @ step[LOC]
-                moved[slope] = params[slope] @ turn + own @ step[slope]
+                moved[slope] = params[slope] @ turn + own @ step[slope] / fan_in**0.5
         return moved
 
     def units(self, params: Params) -> Params:
