@@ -60,7 +60,8 @@ def fit(
             arguments of the compiled program, other values are static.
         seed: An int or a JAX key; same seed, same machine, same fit.
         guide: A family such as ``guides.MeanField()``, a NumPyro guide function, or
-            None for the default.
+            None for the default, from which the fit moves to richer families while
+            k-hat asks for one and half of the limits is left.
         estimators: ``{site: estimator}``; default the plan's choice.
         num_particles: Draws of q a step.
         num_starts: Starts of which the best is followed.
@@ -109,7 +110,7 @@ def fit(
         if richer is None:
             break
         after = richer.run()
-        if after.status is not Status.CONVERGED or after.elbo.value < found.elbo.value:
+        if not after.elbo.value > found.elbo.value:
             path = after.history.path
             return replace(found, history=replace(found.history, path=path))
         driver, found = richer, after

@@ -19,6 +19,7 @@ from numpyro.infer import util
 import bbvi
 from bbvi import guides
 from bbvi.drawing import draw, whole
+from bbvi.families import default_guide, richer_guide
 from bbvi.guides.rows import Block
 from tests import cases
 from tests.cases import f, hermite, sample
@@ -542,3 +543,130 @@ def test_rows_cost_no_more_than_linearly():
     closed = loss(params, jax.random.key(0))
     sizes = [math.prod(v.aval.shape) for e in closed.jaxpr.eqns for v in e.outvars]
     assert max(sizes) <= 4 * 5_000
+
+
+# --- the default, and the way up ------------------------------------------------------
+
+
+def plated_model(y, rows=60, mask=None, batch=None):
+    mu = sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", rows, batch) as index, handlers.mask(mask=mask):
+        a = sample("a", dist.Normal(mu, 1.0).expand([len(index)]))
+        b = sample("b", dist.Normal(mu, 1.0))
+        sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+
+def vector_model(dim):
+    def model():
+        sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1))
+
+    return model
+
+
+# {id: (model, data, default, words of the reason, the families after it)}
+DEFAULTS = {
+    "few dimensions": (vector_model(7), None, guides.FullRank(), "7 dimensions", []),
+    "one dimension": (vector_model(1), None, guides.MeanField(), "one dimension", []),
+    "a hundred": (vector_model(100), None, guides.FullRank(), "few enough", []),
+    "some hundreds": (
+        vector_model(101),
+        None,
+        guides.MeanField(),
+        "101 dimensions, more than 100",
+        [guides.LowRank(), guides.FullRank()],
+    ),
+    "many": (vector_model(5_000), None, guides.MeanField(), "5000", [guides.LowRank()]),
+    "many rows": (
+        plated_model,
+        {"y": 0.3},
+        guides.Structured(),
+        "121 dimensions, of which 1 global; 60 rows of 'rows'",
+        [guides.FullRank()],
+    ),
+    "few rows": (
+        plated_model,
+        {"y": 0.3, "rows": 5},
+        guides.FullRank(),
+        "11 dimensions",
+        [],
+    ),
+    "a minibatch": (
+        plated_model,
+        {"y": 0.3, "rows": 5, "batch": 2},
+        guides.Structured(),
+        "5 rows of 'rows', each regressed",
+        [],
+    ),
+    "a mask": (
+        plated_model,
+        {"y": 0.3, "rows": 5, "mask": True},
+        guides.MeanField(),
+        "scaled, masked or in a minibatch",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_family_and_those_after_it(name):
+    model, data, family, words, after = DEFAULTS[name]
+    analysis = bbvi.analyze(model, data)
+    names = tuple(analysis.latents)
+    found, reason = default_guide(analysis, names)
+    assert found == family
+    assert words in reason
+    for richer in (*after, None):
+        found = richer_guide(analysis, names, found)
+        assert found == richer
+
+
+def test_families_of_ones_own_are_not_left():
+    analysis = bbvi.analyze(rows_model, ROWS)
+    written = guides.Custom(rows_model)
+    assert richer_guide(analysis, tuple(analysis.latents), written) is None
+
+
+FACTOR = (0.4 * np.sin(1.7 * np.arange(220) + 0.3)).astype(np.float32).reshape(110, 2)
+
+
+def correlated_model():
+    centre, own = np.linspace(-1, 2, 110), np.full(110, 0.3)
+    joint = dist.LowRankMultivariateNormal(centre, FACTOR, own)
+    sample("x", joint)
+
+
+@pytest.fixture(scope="module")
+def moved():
+    return bbvi.fit(correlated_model, progress=False, num_starts=2)
+
+
+def test_a_fit_moves_to_a_richer_family_when_k_hat_asks_for_it(moved):
+    """The evidence is 1, which mean field misses by 2.4 nats and low rank reaches."""
+    assert moved.plan.guide == guides.LowRank()
+    assert moved.plan.guide_reason.startswith("MeanField() could not carry")
+    assert moved.status is bbvi.Status.CONVERGED
+    assert moved.elbo.value > -0.1
+    assert moved.khat < 0.5
+    poor, rich = moved.history.path
+    assert poor.startswith("MeanField(): ELBO -2.4")
+    assert rich.startswith("LowRank(rank=10): ELBO -0.0")
+    assert np.all(np.diff(moved.history.step) > 0)
+    assert {len(x) for x in moved.history.snr.values()} == {len(moved.history.step)}
+
+
+def test_path_survives_saving(moved, tmp_path):
+    moved.save(tmp_path / "fit.npz", num_draws=5)
+    assert bbvi.load(tmp_path / "fit.npz").history.path == moved.history.path
+
+
+def test_a_family_that_was_asked_for_is_kept_and_the_next_is_named():
+    family = guides.MeanField()
+    fit = bbvi.fit(correlated_model, guide=family, progress=False, num_starts=2)
+    assert fit.plan.guide == family
+    assert len(fit.history.path) == 1
+    assert "Try guides.LowRank(rank=10)" in str(fit.verdict)
+
+
+def test_too_little_is_left_to_move():
+    fit = bbvi.fit(correlated_model, progress=False, num_starts=2, max_steps=5_000)
+    assert fit.plan.guide == guides.MeanField()

@@ -39,6 +39,8 @@ from bbvi.guides.discrete import (
 
 MAX_DIM = 1_000
 """Largest dimension of a full-rank Gaussian: its parameters grow with the square."""
+CALM = 8
+"""Rows of a triangle whose entries may move as far as all other parameters."""
 JOINT = "_joint"
 """Name of the auxiliary site that holds all continuous sites, unconstrained."""
 LOC, TRIL = f"{JOINT}.loc", f"{JOINT}.scale_tril"
@@ -83,7 +85,7 @@ class FullRank(Guide):
             to_tril = biject_to(constraints.lower_cholesky)
             scale = to_tril(params[TRIL])
             moved[LOC] = params[LOC] + scale @ step[LOC]
-            moved[TRIL] = to_tril.inv(scale @ turn_of(step[TRIL], np.size(params[LOC])))
+            moved[TRIL] = to_tril.inv(scale @ turn_of(step[TRIL]))
         return moved
 
     def units(self, params: Params) -> Params:
@@ -230,16 +232,18 @@ def place(
     )
 
 
-def turn_of(step: Array, fan_in: int) -> Array:
-    """$I + B$ of an unconstrained step, its entries over the root of their number.
+def turn_of(step: Array, shrink: float | None = None) -> Array:
+    """$I + B$ of an unconstrained step, the entries below its diagonal shrunk.
 
-    The optimizer moves all coordinates by about as much at once, and a matrix of $n$
-    columns of such entries would stretch some direction by more the larger $n$ is.
+    The optimizer moves all coordinates by about as much at once, and a triangle of $n$
+    rows of equal entries stretches some direction by $n / 2$ times their size: beyond
+    ``CALM`` rows they are made smaller by as much, unless ``shrink`` says by how much.
     """
-    dim = int(np.sqrt(2 * step.shape[-1]))
+    dim = int((2 * step.shape[-1]) ** 0.5)
     num = step.shape[-1] - dim
-    shrunk = jnp.concatenate([step[..., :num] / fan_in**0.5, step[..., num:]], -1)
-    return biject_to(constraints.lower_cholesky)(shrunk)
+    below = step[..., :num] / (shrink or max(1.0, dim / CALM))
+    turned = jnp.concatenate([below, step[..., num:]], -1)
+    return biject_to(constraints.lower_cholesky)(turned)
 
 
 def tril_of(vector: Any, dim: int) -> np.ndarray:

@@ -36,6 +36,9 @@ SCALE, FACTOR = f"{JOINT}.scale", f"{JOINT}.factor"
 TILT = 0.1
 """Initial size of the factor's columns, relative to the scales: 0 is a saddle."""
 
+LOOSE = 10.0
+"""Units of the factor in standard deviations: how little its drift tells."""
+
 
 @dataclass(frozen=True)
 class LowRank(Guide):
@@ -97,13 +100,16 @@ class LowRank(Guide):
         return moved
 
     def units(self, params: Params) -> Params:
-        """Standard deviations for locations and rows of W, 1 for log scales."""
+        """Standard deviations for locations, 1 for log scales, more for the factor.
+
+        Its columns are known up to a rotation, and those that nothing needs are flat
+        directions of the bound to second order.
+        """
         units = {**jax.tree.map(np.ones_like, params), **discrete_units(params)}
         if LOC in params:
             units[LOC] = _deviations(params)
-            units[FACTOR] = np.broadcast_to(
-                units[LOC][:, None], np.shape(params[FACTOR])
-            )
+            rows = LOOSE * units[LOC][:, None]
+            units[FACTOR] = np.broadcast_to(rows, np.shape(params[FACTOR]))
         return units
 
     def distance(self, params: Params, other: Params) -> float:

@@ -147,18 +147,17 @@ class Structured(Guide):
         moved = super().retract(params, step)
         to_tril = biject_to(constraints.lower_cholesky)
         if LOC in params:
-            dim = np.size(params[LOC])
-            scale, turn = to_tril(params[TRIL]), turn_of(step[TRIL], dim)
+            scale, turn = to_tril(params[TRIL]), turn_of(step[TRIL])
             moved[LOC] = params[LOC] + scale @ step[LOC]
             moved[TRIL] = to_tril.inv(scale @ turn)
         for loc, slope, tril in _row_names(params):
-            fan_in = sum(np.shape(params[slope])[-2:])
-            own, own_turn = to_tril(params[tril]), turn_of(step[tril], fan_in)
+            shrink = sum(np.shape(params[slope])[-2:]) ** 0.5
+            own, own_turn = to_tril(params[tril]), turn_of(step[tril], shrink)
             moved[loc] = params[loc] + jnp.einsum("...ij,...j->...i", own, step[loc])
             moved[tril] = to_tril.inv(own @ own_turn)
             if LOC in params:
                 moved[loc] += params[slope] @ step[LOC]
-                moved[slope] = params[slope] @ turn + own @ step[slope] / fan_in**0.5
+                moved[slope] = params[slope] @ turn + own @ step[slope] / shrink
         return moved
 
     def units(self, params: Params) -> Params:
