@@ -36,7 +36,7 @@ SCALE, FACTOR = f"{JOINT}.scale", f"{JOINT}.factor"
 TILT = 0.1
 """Initial size of the factor's columns, relative to the scales: 0 is a saddle."""
 
-LOOSE = 10.0
+LOOSE = 3.0
 """Units of the factor in standard deviations: how little its drift tells."""
 
 
