@@ -19,7 +19,7 @@ from bbvi.estimators import (
     ScoreFunction,
     Situation,
 )
-from bbvi.guides import FullRank, Guide
+from bbvi.guides import Guide
 from bbvi.joint import Node
 
 PREFERENCE: tuple[Estimator, ...] = (
@@ -127,8 +127,9 @@ def situation_of(
     """What is known about the site of a node when its estimator is chosen."""
     site = analysis.latents.get(node.name) or node.as_site()
     joint = ""
-    if isinstance(family, FullRank) and not site.is_discrete:
-        joint = next(n for n in feeds if node.name in feeds[n])
+    if family.draws_jointly and not site.is_discrete:
+        above = [n for n in feeds if node.name in feeds[n] and n not in analysis.sites]
+        joint = above[-1]
     return Situation(
         site=site,
         factor="Normal" if joint else node.factor,

@@ -7,10 +7,11 @@ their exact conditional.
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
@@ -194,3 +195,26 @@ _SHOWN = ("latent", "deterministic")
 def _first(plan: Plan, name: str) -> Array:
     site = plan.analysis.sites[name]
     return jnp.full(site.shape, site.values[0], site.dtype)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Names of axes, observed values and constants of a model, as NumPy arrays."""
+    analysis = plan.analysis
+    dims = {}
+    for name, site in analysis.sites.items():
+        axes: list[str | None] = [None] * len(site.shape)
+        batch_ndim = len(site.shape) - site.event_dim
+        for plate in map(analysis.plates.__getitem__, site.plates):
+            axes[batch_ndim + plate.dim] = plate.name
+        for i, label in enumerate(site.infer.get("event_dims", ())):
+            axes[batch_ndim + i] = label
+        dims[name] = axes
+    arrays = analysis.arguments.arrays
+    flat = {
+        n: np.asarray(x)
+        for n, x in arrays.items()
+        if not isinstance(x, (dict, list, tuple))
+    }
+    observed = {n: flat[a] for n, a in analysis.observed.items() if a in flat}
+    constant = {n: x for n, x in flat.items() if n not in analysis.observed.values()}
+    return {"dims": dims, "observed": observed, "constant": constant}

@@ -15,7 +15,7 @@ import numpy as np
 from bbvi._types import Data, Key, Params
 from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
-from bbvi.guides import Guide, MeanField
+from bbvi.families import advice
 from bbvi.optimize.loop import Seen, State, unravel
 from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan
@@ -100,6 +100,8 @@ class Driver:
     start_elbos: Any = None
     rivals: list[State] = field(default_factory=list)
     num_modes: int = 1
+    start: State | None = None
+    path: tuple[str, ...] = ()
 
     def run(self) -> Fit:
         """Fit, and judge the answer."""
@@ -119,7 +121,10 @@ class Driver:
         return self._finish(params, status)
 
     def _start(self) -> State:
-        """The best of several starts."""
+        """The best of several starts, or the one that is given."""
+        if self.start is not None:
+            self._last = self._fresh = self.start
+            return self.start
         explores = self.programs.explores
         each, elbos = self._explore() if explores else self._screen()
         self.start_elbos = elbos
@@ -353,14 +358,16 @@ class Driver:
         made = self._draws(params, times, FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
-        sites = list(self.snr[0]) if self.snr else []
+        made_by = self.plan.guide
+        sites = dict.fromkeys(site for row in self.snr for site in row)
         history = History(
             step=rows[:, 0].astype(int),
             elbo=rows[:, 1],
             learning_rate=rows[:, 2],
-            snr={site: np.array([row[site] for row in self.snr]) for site in sites},
+            snr={n: np.array([r.get(n, np.nan) for r in self.snr]) for n in sites},
             start_elbos=self.start_elbos,
             note=self.note,
+            path=(*self.path, f"{made_by!r}: ELBO {bound}, k-hat {weights.khat:.2f}"),
         )
         return Fit(
             status=status,
@@ -369,7 +376,7 @@ class Driver:
                 bound,
                 weights,
                 len(made.log_p),
-                richer=_richer(self.plan.guide),
+                richer=advice(self.plan.analysis, self.plan.drawn, made_by),
                 num_modes=self.num_modes,
                 note=self.plan.note,
             ),
@@ -386,9 +393,3 @@ class Driver:
         probed = self.programs.probe(self._tree(state.params), self.key, self.data)
         terms, gradient = jax.device_get(probed)
         return first_name(terms) or first_name(gradient) or ""
-
-
-def _richer(guide: Guide) -> str:
-    if isinstance(guide, MeanField):
-        return "Try guides.FullRank(), or another parameterisation of the model."
-    return "Try another parameterisation of the model."

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import NoneType
 from typing import Any
 
@@ -13,12 +14,14 @@ from bbvi._collector import collector_paused
 from bbvi._keys import read_key
 from bbvi.driving import Driver
 from bbvi.estimators import Estimator
+from bbvi.families import richer_guide
 from bbvi.guides import Guide
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Limits, Plateaus
-from bbvi.planning import Plan, plan
+from bbvi.planning import Plan, PlanError, make_plan, plan
 from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit
+from bbvi.verdict import Level, Status
 
 CHUNK = 100
 """Steps between two looks of the host."""
@@ -57,7 +60,8 @@ def fit(
             arguments of the compiled program, other values are static.
         seed: An int or a JAX key; same seed, same machine, same fit.
         guide: A family such as ``guides.MeanField()``, a NumPyro guide function, or
-            None for the default.
+            None for the default, from which the fit moves to richer families while
+            k-hat asks for one and half of the limits is left.
         estimators: ``{site: estimator}``; default the plan's choice.
         num_particles: Draws of q a step.
         num_starts: Starts of which the best is followed.
@@ -100,7 +104,69 @@ def fit(
         programs = programs_of(made, optimizer, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
-    return driver.run()
+    found = driver.run()
+    while guide is None and _is_too_poor(driver, found):
+        richer = _richer_driver(driver, found, estimators, num_particles, optimizer)
+        if richer is None:
+            break
+        after = richer.run()
+        if not after.elbo.value > found.elbo.value:
+            path = after.history.path
+            return replace(found, history=replace(found.history, path=path))
+        driver, found = richer, after
+    return found
+
+
+def _is_too_poor(driver: Driver, found: Fit) -> bool:
+    """Whether k-hat asks for a richer family, and as much again may be spent."""
+    return (
+        found.status is Status.CONVERGED
+        and found.verdict.level is Level.DO_NOT_TRUST
+        and np.isfinite(found.elbo.value)
+        and driver.num_modes == 1
+        and 2 * driver.steps <= driver.limits.max_steps
+        and 2 * (time.monotonic() - driver.begun) <= driver.limits.max_seconds
+    )
+
+
+def _richer_driver(
+    driver: Driver,
+    found: Fit,
+    estimators: Mapping[str, Estimator] | None,
+    num_particles: int | None,
+    optimizer: optax.GradientTransformation | None,
+) -> Driver | None:
+    """A fit of a richer family that starts where another ended; None if none can."""
+    old = driver.plan
+    analysis, names = old.analysis, old.drawn
+    guide = richer_guide(analysis, names, old.guide)
+    at = old.guide.gaussian(analysis, names, found.params)
+    if guide is None or at is None:
+        return None
+    reason = f"{old.guide!r} could not carry the posterior, k-hat {found.khat:.2f}"
+    with collector_paused():
+        try:
+            made = make_plan(analysis, guide, estimators, num_particles)
+        except PlanError:  # an estimator was asked for that the family cannot have
+            return None
+        made = replace(made, guide_reason=reason)
+        programs = programs_of(made, optimizer, driver.size, 1)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs.like)
+    kept = {n: x for n, x in found.params.items() if n in zeros}
+    params = guide.start_from(analysis, names, {**zeros, **kept}, at)
+    params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
+    start = jax.device_get(programs.begin(params, driver.data))
+    return replace(
+        driver,
+        plan=made,
+        programs=programs,
+        plateaus=Plateaus(driver.size),
+        start=start,
+        best=None,
+        rows=list(driver.rows),
+        snr=list(driver.snr),
+        path=found.history.path,
+    )
 
 
 def default_programs(made: Plan) -> Programs:

@@ -70,6 +70,7 @@ def load(path: str | PathLike[str], *, plan: Plan | None = None) -> Fit:
             **{name: history[name] for name in HISTORY},
             snr=groups.get("snr", {}),
             note=header["note"],
+            path=tuple(header["path"]),
         ),
         elbo=Estimate(*header["elbo"]),
         weights=Smoothed(log_weights, khat, ess),

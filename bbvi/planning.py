@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
-from bbvi.guides import Custom, FullRank, Guide, MeanField
-from bbvi.guides.base import unconstrained_shape
+from bbvi.families import default_guide
+from bbvi.guides import Custom, Guide
 from bbvi.joint import (
     Node,
     guide_problems,
@@ -23,9 +22,6 @@ from bbvi.joint import (
     joint_influence,
     read_guide,
 )
-
-FULL_RANK_DIM = 100
-"""Largest dimension for which the full-rank Gaussian is the default."""
 
 
 class PlanError(ValueError):
@@ -80,6 +76,11 @@ class Plan:
             for name, jump in self.jumps.items()
             if name in self.choices
         )
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Latents that q holds, in the model's order."""
+        return tuple(n for n in self.analysis.latents if n not in self.marginalized)
 
     def init(self, key: Key) -> Params:
         """Initial parameters, unconstrained: locations near 0, narrow scales.
@@ -260,25 +261,6 @@ def _particles(made: Plan) -> int:
     size = made.analysis.num_elements
     particles = 8 if size <= 1_000 else 4 if size <= 10_000 else 1
     return max(particles, 4) if made.sites_of(ScoreFunction) else particles
-
-
-def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, str]:
-    """The family for the sites that q must hold, and why."""
-    sites = [analysis.sites[name] for name in names]
-    continuous = [site for site in sites if not site.is_discrete]
-    dim = sum(prod(unconstrained_shape(analysis, site)) for site in continuous)
-    full = FullRank()
-    if not continuous:
-        return MeanField(), "no continuous site, a table for each discrete element"
-    if dim == 1:
-        return MeanField(), "one dimension"
-    if dim > FULL_RANK_DIM:
-        return MeanField(), f"{dim} dimensions, more than {FULL_RANK_DIM}"
-    if any(site.name in analysis.jumps for site in continuous):
-        return MeanField(), "the log density jumps, which needs sites on their own"
-    if full.refusals(analysis, names):
-        return MeanField(), "some sites are scaled, masked or in a minibatch"
-    return full, f"{dim} dimensions, few enough for all their correlations"
 
 
 def _as_guide(guide: Any, problems: list[str]) -> Guide | None:

@@ -76,6 +76,7 @@ class Programs:
         explores: Whether steps are so cheap that every start runs some of them.
         screen: ``(key, data) -> (state, elbo)`` of every start.
         starts: ``(key, data) -> state`` of every start, without a bound.
+        begin: ``(params, data) -> state`` of a fit that starts at given parameters.
         chunk: See `bbvi.optimize.loop.make_chunk`.
         like: Shapes of the parameters, which a state holds as one vector.
         measure: ``(params, key, first, data) -> Draw``, the ``batch`` draws from
@@ -94,6 +95,7 @@ class Programs:
     explores: bool
     screen: Callable[[Key, Data], tuple[State, Array]]
     starts: Callable[[Key, Data], State]
+    begin: Callable[[Params, Data], State]
     chunk: Chunk
     like: Params
     measure: Callable[[Params, Key, Any, Data], Draw]
@@ -246,6 +248,7 @@ class _Building:
             explores=self.explores,
             screen=jax.jit(self.screen, compiler_options=options),
             starts=starts,
+            begin=self.begin,
             chunk=chunk,
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bbvi._keys import read_key
 from bbvi._types import Data, Key, Params, Values
 from bbvi.analysis.arguments import read_arguments
+from bbvi.covariance import Covariance, linear_response, of_draws
 from bbvi.diagnostics import Estimate, Smoothed, psis
-from bbvi.drawing import Draw, predict
+from bbvi.drawing import Draw, describe, predict
 from bbvi.planning import Plan
 from bbvi.programs import Programs
 from bbvi.saving import flatten, write
@@ -34,6 +35,7 @@ class History:
         snr: Signal-to-noise ratio of the gradient of each site's parameters.
         start_elbos: Estimates of the bound at the starts, `(num_starts,)`.
         note: Details of how it ended.
+        path: The families, one after the other, each with its bound and k-hat.
     """
 
     step: NDArray[np.integer]
@@ -42,6 +44,7 @@ class History:
     snr: dict[str, NDArray[np.floating]]
     start_elbos: NDArray[np.floating]
     note: str = ""
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,35 @@ class Fit:
             ValueError: A loaded fit has fewer draws, or the weights are useless.
         """
         return self._sample(num_draws, seed, reweighted=reweighted).values
+
+    def covariance(
+        self, method: str = "draws", *, num_draws: int | None = None, seed: Any = None
+    ) -> Covariance:
+        """Covariances of the posterior, all pairs of elements.
+
+        Args:
+            method: ``"draws"`` of q, or ``"linear_response"``: a `MeanField` fit
+                corrected for correlations, see `bbvi.covariance.linear_response`.
+            num_draws: Draws, 4,000 by default, or points of noise.
+            seed: An int or a JAX key.
+
+        Returns:
+            ``{a: {b: (*a.shape, *b.shape)}}``: of all float sites by draws, of the
+            continuous latents by linear response; constrained.
+
+        Raises:
+            ValueError: The method is unknown, or linear response is not sound here.
+        """
+        if method == "draws":
+            return of_draws(self.draws(num_draws or 4_000, seed=seed))
+        if method != "linear_response":
+            known = "'draws' or 'linear_response'"
+            raise ValueError(f"method must be {known}; found {method!r}")
+        live, key = self._live("differentiate"), read_key(seed, self.key)
+        if self.status is not Status.CONVERGED:
+            raise ValueError(f"linear response needs an optimum. {self.status}")
+        number = int(jax.random.key_data(key).sum())
+        return linear_response(live.plan, self.params, live.data, number, num_draws)
 
     def _sample(self, num_draws: int, seed: Any, *, reweighted: bool) -> Draw:
         if num_draws < 1:
@@ -185,12 +217,10 @@ class Fit:
             ValueError: A prior is improper, or a loaded fit has no model to draw from.
         """
         latents = self._live("draw").plan.analysis.latents
-        improper = [
-            n for n, s in latents.items() if s.distribution == "ImproperUniform"
-        ]
-        if improper:
+        flat = [n for n, s in latents.items() if s.distribution == "ImproperUniform"]
+        if flat:
             raise ValueError(
-                f"the prior of {', '.join(map(repr, improper))} is improper "
+                f"the prior of {', '.join(map(repr, flat))} is improper "
                 f"(ImproperUniform), so there is nothing to draw from: give it a "
                 f"proper one"
             )
@@ -352,6 +382,7 @@ class Fit:
             "elbo": [self.elbo.value, self.elbo.mcse],
             "weights": [self.weights.khat, self.weights.ess],
             "note": self.history.note,
+            "path": self.history.path,
             "plan": str(self.plan),
             "dims": described["dims"],
         }
@@ -366,26 +397,3 @@ class Fit:
                 f"verdict  {self.verdict}",
             ]
         )
-
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """Names of axes, observed values and constants of a model, as NumPy arrays."""
-    analysis = plan.analysis
-    dims = {}
-    for name, site in analysis.sites.items():
-        axes: list[str | None] = [None] * len(site.shape)
-        batch_ndim = len(site.shape) - site.event_dim
-        for plate in map(analysis.plates.__getitem__, site.plates):
-            axes[batch_ndim + plate.dim] = plate.name
-        for i, label in enumerate(site.infer.get("event_dims", ())):
-            axes[batch_ndim + i] = label
-        dims[name] = axes
-    arrays = analysis.arguments.arrays
-    flat = {
-        n: np.asarray(x)
-        for n, x in arrays.items()
-        if not isinstance(x, (dict, list, tuple))
-    }
-    observed = {n: flat[a] for n, a in analysis.observed.items() if a in flat}
-    constant = {n: x for n, x in flat.items() if n not in analysis.observed.values()}
-    return {"dims": dims, "observed": observed, "constant": constant}

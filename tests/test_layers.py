@@ -17,11 +17,18 @@ LONGEST_FUNCTION = 60
 _BASE = {"_types", "_keys", "_collector"}
 _JOINT = _BASE | {"analysis", "guides", "estimators"}
 _CHOOSING = _JOINT | {"joint"}
-_PLANNING = _CHOOSING | {"choosing"}
+_PLANNING = _CHOOSING | {"choosing", "families"}
 _OBJECTIVE = _PLANNING | {"planning"}
 _DRAWING = _OBJECTIVE | {"objective"}
 _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
-_RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
+_RESULT = _PROGRAMS | {
+    "programs",
+    "covariance",
+    "verdict",
+    "saving",
+    "export",
+    "plots",
+}
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
 _DRIVING = _RESULT | {"result", "watching"}
 _FITTING = _DRIVING | {"driving"}
@@ -37,11 +44,13 @@ MAY_IMPORT = {
     "estimators": _BASE | {"analysis"},
     "joint": _JOINT,
     "choosing": _CHOOSING,
+    "families": _BASE | {"analysis", "guides"},
     "planning": _PLANNING,
     "objective": _OBJECTIVE,
     "elbo": _DRAWING,
     "expectation": _DRAWING,
     "drawing": _DRAWING,
+    "covariance": _DRAWING | {"drawing"},
     "programs": _PROGRAMS,
     "saving": _BASE,
     "verdict": _BASE | {"diagnostics"},

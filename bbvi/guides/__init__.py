@@ -1,13 +1,15 @@
 """How is the posterior approximated? The families q.
 
 A guide is a recipe: it holds options, never parameters, and prints and compares as
-what it is. `MeanField` and `FullRank` build themselves from the analysis of a model;
-`Custom` wraps a NumPyro guide of the user's own.
+what it is. `MeanField`, `Structured`, `LowRank` and `FullRank` build themselves from
+the analysis of a model; `Custom` wraps a NumPyro guide of the user's own.
 """
 
 from bbvi.guides.base import Guide
 from bbvi.guides.custom import Custom
 from bbvi.guides.gaussian import FullRank
+from bbvi.guides.lowrank import LowRank
 from bbvi.guides.meanfield import MeanField
+from bbvi.guides.structured import Structured
 
-__all__ = ["Custom", "FullRank", "Guide", "MeanField"]
+__all__ = ["Custom", "FullRank", "Guide", "LowRank", "MeanField", "Structured"]

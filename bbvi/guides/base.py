@@ -8,7 +8,8 @@ guide and ours go through one and the same code.
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,22 @@ INITIAL_SCALE = 0.1
 """Initial standard deviation of a Gaussian factor, unconstrained units."""
 
 
+class Gaussian(NamedTuple):
+    """A Gaussian over the unconstrained continuous sites.
+
+    Attributes:
+        loc: Mean by site, plates at their whole size.
+        scale: Standard deviation of each element, given all others or not, as the
+            family has it.
+        covariance: Makes the whole covariance, ``(d, d)``, sites in order one after
+            the other.
+    """
+
+    loc: dict[str, np.ndarray]
+    scale: dict[str, np.ndarray]
+    covariance: Callable[[], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Guide:
     """A variational family q.
@@ -38,10 +55,14 @@ class Guide:
         `units` gives their lengths;
       - `centre` and `around` let a fit begin at the mode with its curvature;
       - let `mirrors_model` be True if scale and mask of a model's site shall apply to
-        its factor (they then cannot be forgotten), False if the program sets its own.
+        its factor (they then cannot be forgotten), False if the program sets its own;
+      - let `draws_jointly` be True if auxiliary statements draw the continuous sites,
+        which then are functions of them;
+      - `gaussian` and `start_from` let a fit move from one family to another.
     """
 
     mirrors_model = True
+    draws_jointly = False
 
     @abstractmethod
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
@@ -90,6 +111,29 @@ class Guide:
         """
         return 0.0
 
+    def gaussian(
+        self, analysis: Analysis, names: tuple[str, ...], params: Params
+    ) -> Gaussian | None:
+        """The unconstrained continuous sites as a Gaussian; None if they are not."""
+        return None
+
+    def start_from(
+        self,
+        analysis: Analysis,
+        names: tuple[str, ...],
+        params: Params,
+        other: Gaussian,
+    ) -> Params:
+        """The parameters with locations and spread of another Gaussian.
+
+        Args:
+            analysis: Of the model.
+            names: The sites of q, as `program` was given them.
+            params: Initial ones of this family, unconstrained.
+            other: Where to start.
+        """
+        return params
+
 
 def full_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
     """Shape of a site's value with every subsampled plate at its whole size."""
@@ -132,6 +176,17 @@ def rows(analysis: Analysis, site: Site, param: Array, indices: Values) -> Array
 def unconstrained_shape(analysis: Analysis, site: Site) -> tuple[int, ...]:
     """Shape of a continuous site in unconstrained space, plates at whole size."""
     return tuple(biject_to(site.support).inverse_shape(full_shape(analysis, site)))
+
+
+def continuous_of(analysis: Analysis, names: tuple[str, ...]) -> list[Site]:
+    """The continuous ones among the named sites."""
+    sites = [analysis.sites[name] for name in names]
+    return [site for site in sites if not site.is_discrete]
+
+
+def dimension(analysis: Analysis, sites: list[Site]) -> int:
+    """Number of unconstrained elements of continuous sites."""
+    return sum(prod(unconstrained_shape(analysis, site)) for site in sites)
 
 
 def is_real(site: Site) -> bool:

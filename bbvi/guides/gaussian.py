@@ -1,4 +1,8 @@
-"""`FullRank`: one Gaussian over all continuous sites together."""
+"""`FullRank`: one Gaussian over all continuous sites, and what joint families share.
+
+A joint family draws one auxiliary vector; the sites are its parts, mapped to their
+supports. `joint_program` writes such a guide around any distribution of the vector.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +17,14 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Params, Values
+from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
+    Gaussian,
     Guide,
+    continuous_of,
+    dimension,
     initial_loc,
     prior_centre,
     support_of,
@@ -32,8 +39,11 @@ from bbvi.guides.discrete import (
 
 MAX_DIM = 1_000
 """Largest dimension of a full-rank Gaussian: its parameters grow with the square."""
+CALM = 8
+"""Rows of a triangle whose entries may move as far as all other parameters."""
 JOINT = "_joint"
 """Name of the auxiliary site that holds all continuous sites, unconstrained."""
+LOC, TRIL = f"{JOINT}.loc", f"{JOINT}.scale_tril"
 
 
 @dataclass(frozen=True)
@@ -60,98 +70,34 @@ class FullRank(Guide):
         section 2.4 (full-rank Gaussian).
     """
 
+    draws_jointly = True
+
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
-        found, dim = [], 0
-        for site in map(analysis.sites.__getitem__, names):
-            if site.is_discrete:
-                found.append(discrete_refusal(site))
-                continue
-            dim += prod(unconstrained_shape(analysis, site))
-            if site.scale != 1.0 or site.is_masked:
-                what = "masked" if site.is_masked else "scaled or subsampled"
-                found.append(
-                    f"{site.describe} is {what}, which FullRank() cannot carry: use "
-                    f"guides.MeanField()"
-                )
-            if site.name in analysis.jumps:
-                found.append(
-                    f"{site.describe} needs a score function "
-                    f"({analysis.jumps[site.name]}), and FullRank() draws it together "
-                    f"with others: use guides.MeanField()"
-                )
-        if dim > MAX_DIM:
-            found.append(
-                f"FullRank() would have {dim} dimensions, more than {MAX_DIM}: use "
-                f"guides.MeanField()"
-            )
-        return [refusal for refusal in found if refusal]
+        return joint_refusals(self, analysis, names, MAX_DIM)
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        sites = [analysis.sites[name] for name in names]
-        continuous = [site for site in sites if not site.is_discrete]
-        discrete = [site for site in sites if site.is_discrete]
-        shapes = {s.name: unconstrained_shape(analysis, s) for s in continuous}
-        dim = sum(map(prod, shapes.values()))
-
-        def guide(**kwargs: Any) -> Values:
-            values: Values = {}
-            if dim:
-                loc = numpyro.param(
-                    f"{JOINT}.loc",
-                    lambda key: initial_loc(
-                        _flat_centre(analysis, continuous, kwargs),
-                        jax.random.normal(key, (dim,)),
-                    ),
-                )
-                scale_tril = numpyro.param(
-                    f"{JOINT}.scale_tril",
-                    lambda _: INITIAL_SCALE * jnp.eye(dim),
-                    constraint=constraints.lower_cholesky,
-                )
-                joint = dist.MultivariateNormal(
-                    loc, scale_tril=scale_tril, validate_args=False
-                )
-                flat = numpyro.sample(JOINT, joint, infer={"is_auxiliary": True})
-                start = 0
-                for site in continuous:
-                    size = prod(shapes[site.name])
-                    part = flat[start : start + size].reshape(shapes[site.name])
-                    values[site.name] = _place(analysis, site, part, kwargs, values)
-                    start += size
-            for site in discrete:
-                values[site.name] = sample_discrete(analysis, site, {})
-            return values
-
-        return guide
+        return joint_program(analysis, names, dense)
 
     def retract(self, params: Params, step: Params) -> Params:
         r"""Steps in units of q: $\text{loc} + L a$ and $L (I + B)$, $B$ triangular."""
         moved = super().retract(params, step)
-        loc, tril = f"{JOINT}.loc", f"{JOINT}.scale_tril"
-        if loc in params:
+        if LOC in params:
             to_tril = biject_to(constraints.lower_cholesky)
-            scale = to_tril(params[tril])
-            moved[loc] = params[loc] + scale @ step[loc]
-            turn = to_tril(step[tril] / len(params[loc]) ** 0.5)
-            moved[tril] = to_tril.inv(scale @ turn)
+            scale = to_tril(params[TRIL])
+            moved[LOC] = params[LOC] + scale @ step[LOC]
+            moved[TRIL] = to_tril.inv(scale @ turn_of(step[TRIL]))
         return moved
 
     def units(self, params: Params) -> Params:
         """Standard deviations for locations and rows of L, 1 for log diagonals."""
         units = {**jax.tree.map(np.ones_like, params), **discrete_units(params)}
-        loc, tril = f"{JOINT}.loc", f"{JOINT}.scale_tril"
-        if loc in params:
-            dim, flat = np.size(params[loc]), np.asarray(params[tril])
-            scale = np.diag(np.exp(flat[flat.size - dim :]))
-            below = np.tril_indices(dim, -1)
-            scale[below] = flat[: flat.size - dim]
-            sd = np.sqrt(np.sum(scale**2, 1))
-            units[loc] = sd
-            units[tril] = np.concatenate([sd[below[0]], np.ones(dim)])
+        if LOC in params:
+            sd = np.sqrt(np.sum(tril_of(params[TRIL], np.size(params[LOC])) ** 2, 1))
+            units[LOC], units[TRIL] = sd, tril_units(sd)
         return units
 
     def centre(self, params: Params, names: tuple[str, ...]) -> Any:
-        return np.asarray(params[f"{JOINT}.loc"])
+        return np.asarray(params[LOC])
 
     def around(
         self, params: Params, names: tuple[str, ...], point: Any, precision: Any
@@ -161,28 +107,138 @@ class FullRank(Guide):
         tril = np.linalg.inv(upper[::-1, ::-1]).T
         below = tril[np.tril_indices(len(tril), -1)]
         flat = np.concatenate([below, np.log(np.diagonal(tril))])
-        dtype = np.asarray(params[f"{JOINT}.loc"]).dtype
+        dtype = np.asarray(params[LOC]).dtype
         return {
             **params,
-            f"{JOINT}.loc": np.asarray(point, dtype),
-            f"{JOINT}.scale_tril": flat.astype(dtype),
+            LOC: np.asarray(point, dtype),
+            TRIL: flat.astype(dtype),
         }
 
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))
 
+    def gaussian(
+        self, analysis: Analysis, names: tuple[str, ...], params: Params
+    ) -> Gaussian | None:
+        sites = continuous_of(analysis, names)
+        if not sites:
+            return None
+        scale = tril_of(params[TRIL], np.size(params[LOC]))
+        return Gaussian(
+            loc=by_site(analysis, sites, params[LOC]),
+            scale=by_site(analysis, sites, np.sqrt(np.sum(scale**2, 1))),
+            covariance=lambda: scale @ scale.T,
+        )
 
-def _flat_centre(
+    def start_from(
+        self,
+        analysis: Analysis,
+        names: tuple[str, ...],
+        params: Params,
+        other: Gaussian,
+    ) -> Params:
+        tril = np.linalg.cholesky(other.covariance())
+        return {**params, LOC: flat_of(other.loc), TRIL: tril_vector(tril)}
+
+
+def dense(init: Callable[[Key], Array], dim: int) -> dist.Distribution:
+    """State the parameters of a Gaussian with full covariance; the Gaussian."""
+    loc = numpyro.param(LOC, init)
+    scale_tril = numpyro.param(
+        TRIL,
+        lambda _: INITIAL_SCALE * jnp.eye(dim),
+        constraint=constraints.lower_cholesky,
+    )
+    return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+def joint_refusals(
+    guide: Guide, analysis: Analysis, names: tuple[str, ...], limit: int
+) -> list[str]:
+    """Why one vector cannot hold the continuous sites, or has too many dimensions."""
+    sites = [analysis.sites[name] for name in names]
+    found = [discrete_refusal(site) for site in sites if site.is_discrete]
+    continuous = continuous_of(analysis, names)
+    for site in continuous:
+        if site.scale != 1.0 or site.is_masked:
+            what = "masked" if site.is_masked else "scaled or subsampled"
+            found.append(
+                f"{site.describe} is {what}, which {guide!r} cannot carry: use "
+                f"guides.MeanField()"
+            )
+        found.append(jump_refusal(guide, analysis, site))
+    dim = dimension(analysis, continuous)
+    if dim > limit:
+        found.append(
+            f"{guide!r} would have {dim} dimensions, more than {limit}: use "
+            f"guides.MeanField()"
+        )
+    return [refusal for refusal in found if refusal]
+
+
+def jump_refusal(guide: Guide, analysis: Analysis, site: Site) -> str | None:
+    """Why a site along which the log density jumps cannot be part of a joint draw."""
+    if site.name not in analysis.jumps:
+        return None
+    return (
+        f"{site.describe} needs a score function ({analysis.jumps[site.name]}), and "
+        f"{guide!r} draws it together with others: use guides.MeanField()"
+    )
+
+
+def joint_program(
+    analysis: Analysis,
+    names: tuple[str, ...],
+    joint: Callable[[Callable[[Key], Array], int], dist.Distribution],
+) -> Callable[..., Any]:
+    """A guide that draws all continuous sites as parts of one vector.
+
+    Args:
+        analysis: Of the model.
+        names: The sites of q.
+        joint: ``joint(init, dim)`` states the parameters of the vector's distribution
+            and returns it; ``init(key)`` is where its location starts.
+    """
+    continuous = continuous_of(analysis, names)
+    discrete = [analysis.sites[n] for n in names if analysis.sites[n].is_discrete]
+    shapes = {s.name: unconstrained_shape(analysis, s) for s in continuous}
+    dim = dimension(analysis, continuous)
+
+    def guide(**kwargs: Any) -> Values:
+        values: Values = {}
+        if dim:
+            factor = joint(partial_loc(analysis, continuous, kwargs), dim)
+            flat = numpyro.sample(JOINT, factor, infer={"is_auxiliary": True})
+            start = 0
+            for site in continuous:
+                size = prod(shapes[site.name])
+                part = flat[start : start + size].reshape(shapes[site.name])
+                values[site.name] = place(analysis, site, part, kwargs, values)
+                start += size
+        for site in discrete:
+            values[site.name] = sample_discrete(analysis, site, {})
+        return values
+
+    return guide
+
+
+def partial_loc(
     analysis: Analysis, sites: list[Site], kwargs: dict[str, Any]
-) -> Array:
-    centres = prior_centre(analysis, tuple(site.name for site in sites), kwargs)
-    return jnp.concatenate([centres[site.name].ravel() for site in sites])
+) -> Callable[[Key], Array]:
+    """Where the joint location of some sites starts, given a key."""
+
+    def init(key: Key) -> Array:
+        centres = prior_centre(analysis, tuple(site.name for site in sites), kwargs)
+        centre = jnp.concatenate([centres[site.name].ravel() for site in sites])
+        return initial_loc(centre, jax.random.normal(key, centre.shape))
+
+    return init
 
 
-def _place(
+def place(
     analysis: Analysis, site: Site, part: Any, kwargs: dict[str, Any], values: Values
 ) -> Any:
-    """A site's part of the joint draw, constrained, with its Jacobian's density."""
+    """A site's part of a joint draw, constrained, with its Jacobian's density."""
     transform = biject_to(support_of(analysis, site, kwargs, values))
     value = transform(part)
     log_jacobian = transform.log_abs_det_jacobian(part, value)
@@ -192,3 +248,56 @@ def _place(
     return numpyro.sample(
         site.name, dist.Delta(value, log_density, event_dim=site.event_dim)
     )
+
+
+def turn_of(step: Array, shrink: float | None = None) -> Array:
+    """$I + B$ of an unconstrained step, the entries below its diagonal shrunk.
+
+    The optimizer moves all coordinates by about as much at once, and a triangle of $n$
+    rows of equal entries stretches some direction by $n / 2$ times their size: beyond
+    ``CALM`` rows they are made smaller by as much, unless ``shrink`` says by how much.
+    """
+    dim = int((2 * step.shape[-1]) ** 0.5)
+    num = step.shape[-1] - dim
+    below = step[..., :num] / (shrink or max(1.0, dim / CALM))
+    turned = jnp.concatenate([below, step[..., num:]], -1)
+    return biject_to(constraints.lower_cholesky)(turned)
+
+
+def tril_of(vector: Any, dim: int) -> np.ndarray:
+    """Triangular matrices of unconstrained vectors ``(..., dim (dim + 1) / 2)``."""
+    vector = np.asarray(vector, np.float64)
+    below, diagonal = np.tril_indices(dim, -1), np.arange(dim)
+    tril = np.zeros((*vector.shape[:-1], dim, dim))
+    tril[..., below[0], below[1]] = vector[..., : len(below[0])]
+    tril[..., diagonal, diagonal] = np.exp(vector[..., len(below[0]) :])
+    return tril
+
+
+def tril_vector(tril: np.ndarray) -> np.ndarray:
+    """The inverse of `tril_of`."""
+    below = np.tril_indices(tril.shape[-1], -1)
+    diagonal = np.log(np.diagonal(tril, axis1=-2, axis2=-1))
+    return np.concatenate([tril[..., below[0], below[1]], diagonal], -1)
+
+
+def tril_units(sd: np.ndarray) -> np.ndarray:
+    """Units of an unconstrained triangle whose rows have these lengths."""
+    below = np.tril_indices(sd.shape[-1], -1)
+    return np.concatenate([sd[..., below[0]], np.ones_like(sd)], -1)
+
+
+def flat_of(values: dict[str, np.ndarray]) -> np.ndarray:
+    """Values of sites one after the other."""
+    return np.concatenate([np.ravel(value) for value in values.values()])
+
+
+def by_site(analysis: Analysis, sites: list[Site], flat: Any) -> dict[str, np.ndarray]:
+    """The parts of a vector that belong to each site, in their shapes."""
+    shapes = [unconstrained_shape(analysis, site) for site in sites]
+    ends = np.cumsum([prod(shape) for shape in shapes])
+    parts = np.split(np.asarray(flat, np.float64), ends[:-1])
+    return {
+        site.name: part.reshape(shape)
+        for site, shape, part in zip(sites, shapes, parts, strict=True)
+    }

@@ -20,7 +20,9 @@ from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
+    Gaussian,
     Guide,
+    continuous_of,
     initial_loc,
     is_real,
     minibatch,
@@ -127,6 +129,21 @@ class MeanField(Guide):
 
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))
+
+    def gaussian(
+        self, analysis: Analysis, names: tuple[str, ...], params: Params
+    ) -> Gaussian | None:
+        sites = continuous_of(analysis, names)
+        loc, scale = (
+            {s.name: np.asarray(params[f"{s.name}.{part}"], np.float64) for s in sites}
+            for part in ("loc", "scale")
+        )
+        scale = {name: np.exp(value) for name, value in scale.items()}
+
+        def covariance() -> np.ndarray:
+            return np.diag(np.concatenate([x.ravel() for x in scale.values()]) ** 2)
+
+        return Gaussian(loc, scale, covariance) if sites else None
 
 
 class _Drawn(Messenger):
