@@ -13,16 +13,12 @@ from bbvi.analysis.reading import moving_constraints
 from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
+from bbvi.circular import compare_ends
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
 from bbvi.guides import Custom, FullRank, Guide, MeanField
 from bbvi.guides.base import unconstrained_shape
-from bbvi.joint import (
-    Node,
-    guide_problems,
-    initial_params,
-    joint_influence,
-    read_guide,
-)
+from bbvi.joint import initial_params, joint_influence
+from bbvi.nodes import Node, guide_problems, read_guide
 
 FULL_RANK_DIM = 100
 """Largest dimension for which the full-rank Gaussian is the default."""
@@ -216,6 +212,7 @@ def make_plan(
         marginalized,
         trusted=not isinstance(family, Custom),
     )
+    jumps = {**compare_ends(analysis, program, nodes, marginalized), **jumps}
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:
@@ -266,6 +263,8 @@ def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, st
     """The family for the sites that q must hold, and why."""
     sites = [analysis.sites[name] for name in names]
     continuous = [site for site in sites if not site.is_discrete]
+    if MeanField().refusals(analysis, names):
+        return MeanField(), "no family holds all sites"
     dim = sum(prod(unconstrained_shape(analysis, site)) for site in continuous)
     full = FullRank()
     if not continuous:
@@ -277,7 +276,7 @@ def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, st
     if any(site.name in analysis.jumps for site in continuous):
         return MeanField(), "the log density jumps, which needs sites on their own"
     if full.refusals(analysis, names):
-        return MeanField(), "some sites are scaled, masked or in a minibatch"
+        return MeanField(), "not all sites fit into one Gaussian"
     return full, f"{dim} dimensions, few enough for all their correlations"
 
 

@@ -18,6 +18,7 @@ from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
     Guide,
+    continuous_refusal,
     initial_loc,
     prior_centre,
     support_of,
@@ -62,10 +63,21 @@ class FullRank(Guide):
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         found, dim = [], 0
+        discrete = [name for name in names if analysis.sites[name].is_discrete]
         for site in map(analysis.sites.__getitem__, names):
             if site.is_discrete:
                 found.append(discrete_refusal(site))
                 continue
+            refusal = continuous_refusal(site)
+            found.append(refusal)
+            if refusal:
+                continue
+            late = [n for n in analysis.bounds.get(site.name, ()) if n in discrete]
+            if late:
+                found.append(
+                    f"the support of {site.describe} depends on {', '.join(late)}, "
+                    f"drawn after it in FullRank(): use guides.MeanField()"
+                )
             dim += prod(unconstrained_shape(analysis, site))
             if site.scale != 1.0 or site.is_masked:
                 what = "masked" if site.is_masked else "scaled or subsampled"
@@ -119,7 +131,7 @@ class FullRank(Guide):
                     values[site.name] = _place(analysis, site, part, kwargs, values)
                     start += size
             for site in discrete:
-                values[site.name] = sample_discrete(analysis, site, {})
+                values[site.name] = sample_discrete(analysis, site, {}, kwargs, values)
             return values
 
         return guide

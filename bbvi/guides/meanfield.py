@@ -21,6 +21,7 @@ from bbvi.analysis import Analysis, Site
 from bbvi.guides.base import (
     INITIAL_SCALE,
     Guide,
+    continuous_refusal,
     initial_loc,
     is_real,
     minibatch,
@@ -59,7 +60,10 @@ class MeanField(Guide):
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         sites = [analysis.sites[name] for name in names]
-        found = [discrete_refusal(site) for site in sites if site.is_discrete]
+        found = [
+            discrete_refusal(site) if site.is_discrete else continuous_refusal(site)
+            for site in sites
+        ]
         return [refusal for refusal in found if refusal]
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
@@ -72,10 +76,13 @@ class MeanField(Guide):
             centres = cache(lambda: prior_centre(analysis, names, kwargs))
             values: Values = {}
             for site in sites:
+                given = {**indices, **values}
                 if site.is_discrete:
-                    values[site.name] = sample_discrete(analysis, site, indices)
+                    values[site.name] = sample_discrete(
+                        analysis, site, indices, kwargs, given
+                    )
                     continue
-                support = support_of(analysis, site, kwargs, {**indices, **values})
+                support = support_of(analysis, site, kwargs, given)
 
                 def init(key: Key, site: Site = site) -> Array:
                     shape = unconstrained_shape(analysis, site)
