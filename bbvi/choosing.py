@@ -20,7 +20,7 @@ from bbvi.estimators import (
     Situation,
 )
 from bbvi.guides import Guide
-from bbvi.joint import Node
+from bbvi.nodes import Node
 
 PREFERENCE: tuple[Estimator, ...] = (
     Marginalized(),
@@ -77,6 +77,7 @@ def sum_out(
             factor="the guide's own" if name in drawn and not wanted else "",
             **_coupling(site.shape, name, analysis.influence),
             scales=tuple({analysis.sites[term].scale for term in terms}),
+            bounded=tuple(n for n, on in analysis.bounds.items() if name in on),
             neighbours=tuple(summed),
         )
         refusal = estimator.refusal(situation)
@@ -130,10 +131,12 @@ def situation_of(
     if family.draws_jointly and not site.is_discrete:
         above = [n for n in feeds if node.name in feeds[n] and n not in analysis.sites]
         joint = above[-1]
+    # Inside scan later draws use the draw before its implicit derivative is attached.
+    hidden = node.is_implicit and node.name in feeds[node.name]
     return Situation(
         site=site,
         factor="Normal" if joint else node.factor,
-        is_differentiable=node.is_differentiable,
+        is_differentiable=node.is_differentiable and not hidden,
         support_moves=node.support_moves and not joint,
         joint=joint,
         **_coupling(node.shape, node.name, influence),

@@ -24,6 +24,8 @@ ROW_DIM = 20
 
 def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, str]:
     """The family for the sites that q must hold, and why."""
+    if MeanField().refusals(analysis, names):
+        return MeanField(), "no family holds all sites"
     dim = dimension(analysis, continuous_of(analysis, names))
     if not dim:
         return MeanField(), "no continuous site, a table for each discrete element"
@@ -39,7 +41,7 @@ def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, st
         return Structured(), _rows_reason(analysis, names, dim)
     if dim > FULL_RANK_DIM:
         return MeanField(), f"{dim} dimensions, more than {FULL_RANK_DIM}"
-    return MeanField(), "some sites are scaled, masked or in a minibatch"
+    return MeanField(), "not all sites fit into one Gaussian"
 
 
 def richer_guide(

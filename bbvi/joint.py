@@ -1,104 +1,57 @@
-"""Guide and model run together: the statements of a guide and what they influence.
+"""Guide and model run together: draws of q and what they influence.
 
-`run_guide` draws from q inside a trace, `entropy` gives the part of the bound that a
-statement of the guide contributes, and `joint_influence` walks guide and model as one
-program, so that dependence through later draws of the guide is seen.
+`run_guide` draws from q inside a trace, and `joint_influence` walks guide and model as
+one program, so that dependence through later draws of the guide is seen.
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from copy import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import (
-    ImproperUniform,
-    TransformedDistribution,
-    constraints,
-)
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
-from bbvi._types import MODEL_STREAM, Array, Key, Params, Values
-from bbvi.analysis import Analysis, Parameter, Site
+from bbvi._types import MODEL_STREAM, Key, Params, Values
+from bbvi.analysis import Analysis, Parameter
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import influences
-from bbvi.analysis.reading import (
-    read_parameters,
-    read_site,
-    trace_abstractly,
-)
 from bbvi.analysis.settling import Program, find_jumps
 from bbvi.analysis.structure import Jump
 from bbvi.analysis.tracing import (
     Trace,
     log_density,
-    refine,
     run,
-    sample_sites,
-    unmask,
     unmasked_density,
-    unwrap,
 )
 from bbvi.analysis.windows import Influences, covers, move
-from bbvi.estimators.base import DIFFERENTIABLE_SAMPLERS
+from bbvi.estimators.implicit import follow, is_implicit
 from bbvi.estimators.summation import model_terms
+from bbvi.nodes import Node
 
 GUIDE_TERM = "q({})"
 """Name of the cost term that a statement of the guide contributes."""
 
 
-@dataclass(frozen=True)
-class Node:
-    """One random statement of the guide.
+class _Carry(Messenger):
+    """Stop gradients at the named draws, so that their scores alone carry them.
 
-    Attributes:
-        name: Of the statement; a latent of the model, or auxiliary.
-        factor: Class name of its distribution.
-        is_differentiable: Whether its sampler can be differentiated.
-        has_entropy: Whether its entropy is known in closed form.
-        support_moves: Whether its support may depend on parameters.
-        shape: Of its value.
-        dtype: Of its value.
-        is_discrete: Whether it takes values in a countable set.
-        is_auxiliary: Whether it is marked as a statement of the guide's own.
-        site: Its record.
+    All other draws carry theirs; where the sampler has none, the implicit one.
     """
 
-    name: str
-    factor: str
-    is_differentiable: bool
-    has_entropy: bool
-    support_moves: bool
-    shape: tuple[int, ...]
-    dtype: Any
-    is_discrete: bool
-    site: Site = field(repr=False)
-    is_auxiliary: bool = False
-
-    def as_site(self) -> Site:
-        """An auxiliary statement in the place of a site of the model."""
-        support = (
-            constraints.nonnegative_integer if self.is_discrete else constraints.real
-        )
-        return Site(
-            self.name, "auxiliary", self.factor, self.shape, 0, self.dtype, (), support
-        )
-
-
-class _Detach(Messenger):
-    """Stop gradients at the named draws, so that their scores alone carry them."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, detached: tuple[str, ...]) -> None:
         super().__init__()
-        self.names = names
+        self.detached = detached
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.names:
-            msg["value"] = jax.lax.stop_gradient(msg["value"])
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        detached = msg["name"] in self.detached
+        if detached or is_implicit(msg["fn"]):
+            draw = jax.lax.stop_gradient(msg["value"])
+            msg["value"] = draw if detached else follow(msg["fn"], draw)
             msg["intermediates"] = []
 
 
@@ -124,114 +77,8 @@ def run_guide(
     detached: tuple[str, ...] = (),
 ) -> Trace:
     """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws."""
-    with _Detach(detached):
+    with _Carry(detached):
         return run(program, kwargs, key, values)
-
-
-def entropy(site: Mapping[str, Any]) -> Array | None:
-    """Expected ``-log q`` of a statement given its parents, or None if not known.
-
-    For a transformed distribution this is the entropy of the base plus the log
-    Jacobian at the draw.
-    """
-    fn = refine(site["fn"])
-    transformed = isinstance(fn, TransformedDistribution)
-    if unmask(fn) is not fn or (transformed and not site["intermediates"]):
-        return None
-    base = fn.base_dist if transformed else fn
-    try:
-        known = base.entropy()
-    except NotImplementedError:
-        return None
-    if not transformed:
-        return known
-    flat = copy(fn)
-    flat.base_dist = ImproperUniform(base.support, base.batch_shape, base.event_shape)
-    return known - flat.log_prob(site["value"], site["intermediates"])
-
-
-def read_guide(
-    analysis: Analysis, program: Callable[..., Any]
-) -> tuple[dict[str, Node], dict[str, Parameter]]:
-    """Statements and parameters of a guide by name."""
-
-    def reading(trace: Trace, _: Any) -> Any:
-        sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
-        nodes = {n: _read_node(n, site) for n, site in sites.items()}
-        return nodes, read_parameters(trace)
-
-    static, shapes = analysis.arguments.static, analysis.arguments.shapes
-    nodes, parameters = trace_abstractly(program, static, reading, shapes)
-    if parameters:  # again, so that a support that moves with them is seen to move
-        values = {name: parameter.shape for name, parameter in parameters.items()}
-        nodes, _ = trace_abstractly(program, static, reading, shapes, values)
-    return nodes, parameters
-
-
-def guide_problems(
-    analysis: Analysis,
-    guide: str,
-    nodes: Mapping[str, Node],
-    needed: Collection[str],
-    not_summed: Mapping[str, str],
-) -> list[str]:
-    """What is wrong with the statements of a guide, as sentences.
-
-    Args:
-        analysis: Of the model.
-        guide: Its name.
-        nodes: Its statements.
-        needed: Latents that it must draw.
-        not_summed: Why they are not summed out of the model.
-    """
-    problems = []
-    for site in (analysis.sites[n] for n in needed if n not in nodes):
-        why = f" ({not_summed[site.name]})" if site.is_discrete else ""
-        problems.append(
-            f"{site.describe} has no statement in {guide}{why}: add "
-            f"numpyro.sample({site.name!r}, ...)"
-        )
-    known = ", ".join(analysis.latents)
-    for name, node in nodes.items():
-        site = analysis.latents.get(name)
-        if site is None and not node.is_auxiliary:
-            problems.append(
-                f"{guide} draws {name!r}, which is no latent of the model ({known}): "
-                f"rename it, or mark it infer={{'is_auxiliary': True}}"
-            )
-        elif site is not None and name not in needed:
-            problems.append(
-                f"{site.describe} is summed out, and {guide} draws it: leave it out"
-            )
-        elif site is not None and node.shape != site.shape:
-            problems.append(
-                f"{guide} draws {name!r} with shape {node.shape}, the model has "
-                f"{site.shape}"
-            )
-        elif site is not None and node.is_discrete != site.is_discrete:
-            problems.append(
-                f"{guide} draws {name!r} from a {node.factor}, the model from a "
-                f"{site.distribution}: one is discrete, the other is not"
-            )
-    return problems
-
-
-def _read_node(name: str, site: dict[str, Any]) -> Node:
-    fn = site["fn"]
-    factor = type(unwrap(fn)).__name__
-    moving = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(fn.support))
-    return Node(
-        name=name,
-        factor=factor,
-        is_differentiable=bool(fn.has_rsample) or factor in DIFFERENTIABLE_SAMPLERS,
-        has_entropy=entropy(site) is not None,
-        support_moves=moving or factor == "Delta",
-        shape=tuple(jnp.shape(site["value"])),
-        dtype=jnp.result_type(site["value"]),
-        is_discrete=bool(fn.support.is_discrete),
-        is_auxiliary=bool(site["infer"].get("is_auxiliary")),
-        site=read_site(name, site),
-    )
 
 
 def joint_influence(

@@ -30,7 +30,8 @@ from bbvi.analysis.windows import colours
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.score import in_blocks, leave_one_out, reached_cost
 from bbvi.estimators.summation import model_terms
-from bbvi.joint import GUIDE_TERM, constrain, entropy, run_guide
+from bbvi.joint import GUIDE_TERM, constrain, run_guide
+from bbvi.nodes import entropy
 from bbvi.planning import Plan
 
 Costs = dict[str, Array]

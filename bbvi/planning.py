@@ -12,16 +12,12 @@ from bbvi.analysis.reading import moving_constraints
 from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
+from bbvi.circular import compare_ends
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
 from bbvi.families import default_guide
 from bbvi.guides import Custom, Guide
-from bbvi.joint import (
-    Node,
-    guide_problems,
-    initial_params,
-    joint_influence,
-    read_guide,
-)
+from bbvi.joint import initial_params, joint_influence
+from bbvi.nodes import Node, guide_problems, read_guide
 
 
 class PlanError(ValueError):
@@ -217,6 +213,7 @@ def make_plan(
         marginalized,
         trusted=not isinstance(family, Custom),
     )
+    jumps = {**compare_ends(analysis, program, nodes, marginalized), **jumps}
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:

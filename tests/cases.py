@@ -865,6 +865,14 @@ VONMISES = GAMMA.but(
 )
 
 
+def cut_circle_model(y):
+    mu = sample("mu", dist.VonMises(0.5, 1.0))
+    sample("y", dist.Normal(mu, 1.3), obs=y)
+
+
+CUT_CIRCLE = VONMISES.but(model=cut_circle_model)
+
+
 def two_normals_guide(y):
     weights = dist.Categorical(logits=param("w", jnp.zeros(2)))
     parts = dist.Normal(param("a", jnp.zeros(2)), 0.6)
@@ -1102,7 +1110,10 @@ GRADIENTS: dict[str, Case] = {
     "dirichlet, sticking the landing": by(DIRICHLET, mu=Landing),
     "dirichlet, score": by(DIRICHLET, mu=Score),
     "von mises": VONMISES,
+    "von mises, score": by(VONMISES, mu=Score),
+    "von mises cut open": CUT_CIRCLE,
     "mixture as a guide": MIXTURE_GUIDE,
+    "mixture as a guide, score": by(MIXTURE_GUIDE, mu=Score),
     "step, score": by(STEP, mu=Score),
     "rounding, score": ROUNDING,
     "full rank": FULL_RANK,

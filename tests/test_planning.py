@@ -159,12 +159,17 @@ CHOICES = {
     "von mises": (
         cases.VONMISES,
         cases.VONMISES.guide,
-        {"mu": (Score, "its sampler cannot be differentiated")},
+        {"mu": (Pathwise, "differentiable sampler")},
+    ),
+    "von mises cut open": (
+        cases.CUT_CIRCLE,
+        cases.VONMISES.guide,
+        {"mu": (Score, "jumps where the circle of its draws closes")},
     ),
     "mixture as a guide": (
         cases.MIXTURE_GUIDE,
         cases.two_normals_guide,
-        {"mu": (Score, "its sampler cannot be differentiated")},
+        {"mu": (Pathwise, "differentiable sampler")},
     ),
     "implicit gradient": (
         cases.GAMMA,
@@ -213,19 +218,24 @@ REFUSALS = {
     "continuous summed under q": (cases.NORMAL, None, "mu", Local, "no known finite"),
     "discrete pathwise": (cases.COUPLED["sum"], None, "z", Pathwise, "its draws jump"),
     "discrete, landing": (cases.COUPLED["sum"], None, "z", Landing, "its draws jump"),
-    "von mises pathwise": (
-        cases.VONMISES,
+    "von mises cut open, pathwise": (
+        cases.CUT_CIRCLE,
         cases.VONMISES.guide,
         "mu",
         Pathwise,
-        "VonMises cannot be differentiated",
+        "jumps where the circle of its draws closes: -pi and pi",
     ),
-    "mixture pathwise": (
-        cases.MIXTURE_GUIDE,
-        cases.two_normals_guide,
+    "mixture of t, pathwise": (
+        cases.NORMAL,
+        lambda y: sample(
+            "mu",
+            dist.MixtureSameFamily(
+                dist.Categorical(logits=jnp.zeros(2)), dist.StudentT(jnp.ones(2), 0.0)
+            ),
+        ),
         "mu",
         Pathwise,
-        "cannot be differentiated",
+        "sampler of its factor MixtureSameFamily cannot be differentiated",
     ),
     "summed under q upstream": (
         cases.DOWNSTREAM,
@@ -510,14 +520,23 @@ def test_full_rank_refuses_scaled_sites():
 
 
 def test_support_without_a_factor():
-    def model(n, y):
-        z = sample("z", dist.Binomial(n, 0.4))
-        sample("y", dist.Normal(1.0 * z.sum(), 1.0), obs=y)
+    class Even(dist.constraints.Constraint):
+        is_discrete = True
 
-    data = {"n": np.array([3, 5]), "y": cases.SCALAR.data["y"]}
-    with pytest.raises(
-        PlanError, match=r"'z'.*no factor.*counts given as ints.*guide="
-    ):
+        def __call__(self, x):
+            return x % 2 == 0
+
+        def feasible_like(self, prototype):
+            return jnp.zeros_like(prototype)
+
+        def tree_flatten(self):
+            return (), ((), {})
+
+    class Doubled(dist.Poisson):
+        support = Even()
+
+    model, data = single(Doubled(2.0))
+    with pytest.raises(PlanError, match=r"'z'.*no factor of q.*guide="):
         bbvi.plan(model, data)
 
 

@@ -86,19 +86,23 @@ def examine(
         for n, p in parameters.items()
     }
 
+    moving = [n for n, s in latents.items() if not s.static_support]
+
     def outputs(values: Any, params: Any, arrays: Any, key: Key) -> dict[str, Any]:
         trace = run(model, arguments.bind(arrays), key, {**values, **params})
         return {
             "cost": {n: log_density(s) for n, s in sample_sites(trace).items()},
             "other": {n: s["value"] for n, s in trace.items()},
+            "support": {n: jax.tree.leaves(trace[n]["fn"].support) for n in moving},
         }
 
     closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
         struct, params, arguments.shapes, jax.eval_shape(lambda: jax.random.key(0))
     )
     costs, names = sorted(shape["cost"]), sorted(latents)
-    found = influences(closed, names)
-    influence = dict(zip(costs, found[: len(costs)], strict=True))
+    flat = influences(closed, names)
+    found = jax.tree.unflatten(jax.tree.structure(shape), flat)
+    reach = {n: set().union(*leaves) for n, leaves in found["support"].items()}
     if checked:
         check_derived(model, arguments, plates, unsettled)
     program = Program(model, arguments, latents, parameters, plates)
@@ -109,7 +113,8 @@ def examine(
         plates=plates,
         parameters=parameters,
         observed=observed,
-        influence={n: influence[n] for n in sites if n in influence},
+        influence={n: found["cost"][n] for n in sites if n in found["cost"]},
+        bounds={n: tuple(m for m in latents if m in reach[n]) for n in moving},
         jumps=find_jumps(program, closed, names, costs),
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),

@@ -12,7 +12,7 @@ from numpyro.distributions.distribution import Independent, MaskedDistribution
 from bbvi.analysis.arguments import Arguments
 from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.structure import Plate, Site, name_of
-from bbvi.analysis.tracing import run, unwrap
+from bbvi.analysis.tracing import run, unfit, unwrap
 
 
 def problems_of(site: Site, message: dict[str, Any]) -> list[str]:
@@ -21,6 +21,8 @@ def problems_of(site: Site, message: dict[str, Any]) -> list[str]:
     if site.kind == "latent":
         if site.distribution == "Delta":
             return [f"{site.describe} is a point mass: write numpyro.deterministic"]
+        if why := unfit(fn):
+            return [f"{site.describe}: {why}"]
         inner = fn.base_dist if isinstance(fn, MaskedDistribution) else fn
         while isinstance(inner, Independent):
             inner = inner.base_dist

@@ -23,7 +23,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi.analysis.structure import Parameter, Plate, Site, name_of
-from bbvi.analysis.tracing import Trace, kind_of, run, unwrap
+from bbvi.analysis.tracing import Trace, has_atoms, kind_of, run, unwrap
 
 _CONTROL_FLOW = (
     TracerBoolConversionError,
@@ -191,6 +191,7 @@ def read_site(name: str, message: dict[str, Any]) -> Site:
         values=_finite_values(support),
         scale=_number(scale),
         is_masked=isinstance(fn, MaskedDistribution),
+        has_atoms=has_atoms(fn),
         has_rsample=bool(fn.has_rsample),
         static_support=static,
         infer=dict(message["infer"]),

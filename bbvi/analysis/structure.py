@@ -43,6 +43,7 @@ class Site:
         values: The finite support of a discrete site, `(num_values,)`, else None.
         scale: What the log density is multiplied by; None if it is an array.
         is_masked: Whether a mask lies on the log density.
+        has_atoms: Whether single points of a continuous site have probability.
         has_rsample: Whether NumPyro says that the sampler is differentiable.
         static_support: Whether the support is the same for all other values.
         infer: The site's ``infer`` dictionary.
@@ -59,6 +60,7 @@ class Site:
     values: np.ndarray | None = None
     scale: float | None = 1.0
     is_masked: bool = False
+    has_atoms: bool = False
     has_rsample: bool = False
     static_support: bool = True
     infer: dict[str, Any] = field(default_factory=dict)
@@ -103,8 +105,8 @@ class Jump:
 
     Attributes:
         kind: `flips` if it jumps, `hides` if its derivative is hidden, `stops` if it
-            has none.
-        primitive: The JAX primitive that does it.
+            has none, `ends` if it jumps where the circle of the factor closes.
+        primitive: The JAX primitive that does it, or the ends.
         line: Source file and line, as far as known.
         term: A cost term in which it shows.
     """
@@ -120,6 +122,7 @@ class Jump:
             "flips": "jumps along it",
             "hides": "hides its derivative",
             "stops": "cannot be differentiated",
+            "ends": "jumps where the circle of its draws closes",
         }[self.kind]
         return f"the log density of {self.term!r} {what}: {self.primitive}{where}"
 
@@ -137,6 +140,7 @@ class Analysis:
         observed: The argument that each observed site takes its values from.
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
+        bounds: Latents on which the support of each latent depends.
         jumps: Continuous sites along which the log density jumps, and where.
         draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
@@ -149,6 +153,7 @@ class Analysis:
     parameters: dict[str, Parameter]
     observed: dict[str, str]
     influence: dict[str, Influences]
+    bounds: dict[str, tuple[str, ...]]
     jumps: dict[str, Jump]
     draws_itself: bool
     fingerprint: str

@@ -11,7 +11,20 @@ from typing import Any
 
 import jax.numpy as jnp
 from numpyro import handlers
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import (
+    Delta,
+    Distribution,
+    FoldedDistribution,
+    HurdleProbs,
+    IntervalCensoredDistribution,
+    LeftCensoredDistribution,
+    MixtureGeneral,
+    MixtureSameFamily,
+    RightCensoredDistribution,
+    TransformedDistribution,
+    Unit,
+    constraints,
+)
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -22,6 +35,11 @@ from bbvi._types import Array, Key
 
 Trace = Mapping[str, dict[str, Any]]
 _WRAPPERS = (MaskedDistribution, Independent, ExpandedDistribution)
+_CENSORED = (
+    IntervalCensoredDistribution,
+    LeftCensoredDistribution,
+    RightCensoredDistribution,
+)
 
 
 def run(
@@ -56,6 +74,39 @@ def unwrap(distribution: Any) -> Any:
     return distribution
 
 
+def has_atoms(distribution: Any) -> bool:
+    """Whether single points of a continuous distribution have positive probability."""
+    fn = unwrap(distribution)
+    if isinstance(fn, HurdleProbs):
+        return not fn.support.is_discrete
+    return isinstance(fn, TransformedDistribution) and has_atoms(fn.base_dist)
+
+
+def unfit(distribution: Any) -> str | None:
+    """Why a distribution can be neither a latent nor a factor of q, or None."""
+    fn = unwrap(distribution)
+    name = type(fn).__name__
+    if isinstance(fn, Unit):
+        return "a Unit has no value: write numpyro.factor"
+    if isinstance(fn, _CENSORED):
+        return f"a {name} has censoring, which is for observations: use its base_dist"
+    if isinstance(fn, MixtureSameFamily | MixtureGeneral) and any(
+        isinstance(part, Delta) or has_atoms(part) for part in components(fn)
+    ):
+        return (
+            f"a {name} of point masses and densities adds the two up as if they were "
+            f"alike: draw the component as a site of its own"
+        )
+    return None
+
+
+def components(fn: MixtureSameFamily | MixtureGeneral) -> list[Distribution]:
+    """Components of a mixture, or the one that is batched."""
+    if isinstance(fn, MixtureSameFamily):
+        return [unwrap(fn.component_distribution)]
+    return [unwrap(part) for part in fn.component_distributions]
+
+
 def unmask(distribution: Distribution) -> Distribution:
     """The same distribution without masks, for score terms."""
     if isinstance(distribution, MaskedDistribution):
@@ -85,7 +136,8 @@ def _unguarded(distribution: Distribution) -> Distribution:
 def log_density(site: Mapping[str, Any]) -> Array:
     """Unsummed, unscaled, masked log density of a traced site."""
     fn = _unguarded(refine(site["fn"]))
-    if site["intermediates"]:
+    # Of a folded distribution two values of its base lead to the same draw.
+    if site["intermediates"] and not isinstance(fn, FoldedDistribution):
         return fn.log_prob(site["value"], site["intermediates"])
     return fn.log_prob(site["value"])
 

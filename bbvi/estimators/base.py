@@ -5,20 +5,6 @@ from dataclasses import dataclass, fields
 
 from bbvi.analysis import Site
 
-DIFFERENTIABLE_SAMPLERS = frozenset(
-    {
-        "EulerMaruyama",
-        "InverseWishart",
-        "InverseWishartCholesky",
-        "LeftCensoredDistribution",
-        "Levy",
-        "RightCensoredDistribution",
-        "Wishart",
-        "WishartCholesky",
-    }
-)
-"""Samplers that differentiate correctly although NumPyro does not flag them so."""
-
 
 @dataclass(frozen=True)
 class Situation:
@@ -27,13 +13,14 @@ class Situation:
     Attributes:
         site: The site of the model.
         factor: Class name of its factor of q; empty if q leaves the site out.
-        is_differentiable: Whether the factor's sampler can be differentiated.
+        is_differentiable: Whether the factor's draws can be differentiated.
         support_moves: Whether the factor's support may depend on parameters.
         joint: Name of the auxiliary site that draws it together with others.
         coupled: Number of elements of the site that share cost terms; 1 if none do.
         colours: Groups of elements that share no cost term within; 1 if none do.
         scales: Different scales of the cost terms it reaches; None for arrays.
         feeds: Later draws of the guide that depend on it.
+        bounded: Other sites whose support depends on it.
         neighbours: Sites summed out already that share a cost term with it.
         has_entropy: Whether the factor knows its entropy in closed form.
         jump: Where the log density jumps along the site, as a clause; empty if it
@@ -49,6 +36,7 @@ class Situation:
     colours: int = 1
     scales: tuple[float | None, ...] = (1.0,)
     feeds: tuple[str, ...] = ()
+    bounded: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
     has_entropy: bool = False
     jump: str = ""

@@ -48,6 +48,9 @@ class Marginalized(Estimator):
             return "the guide draws it"
         if site.is_masked:
             return "it is masked, so its density does not sum to one"
+        if situation.bounded:
+            names = ", ".join(situation.bounded)
+            return f"the support of {names}, which q draws, depends on it"
         if situation.coupled > 1:
             return (
                 f"{situation.coupled} of its elements share cost terms, so they "

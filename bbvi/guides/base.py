@@ -191,26 +191,64 @@ def dimension(analysis: Analysis, sites: list[Site]) -> int:
 
 def is_real(site: Site) -> bool:
     """Whether a site needs no transform."""
-    support = site.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return isinstance(support, type(constraints.real))
+    return isinstance(element_support(site.support), type(constraints.real))
+
+
+def prior_of(
+    analysis: Analysis, site: Site, kwargs: Mapping[str, Any], values: Values
+) -> Any:
+    """A site's distribution in the model, given the sites before it.
+
+    The model is run for it; the compiler removes what is not needed. Its parameters
+    are left visible, so that they take the values that the guide is given.
+    """
+    with numpyro.handlers.block(hide_fn=lambda message: message["type"] != "param"):
+        model = draw_improper(analysis.model)
+        trace = run(model, kwargs, jax.random.key(0), values)
+    return trace[site.name]["fn"]
 
 
 def support_of(
     analysis: Analysis, site: Site, kwargs: Mapping[str, Any], values: Values
 ) -> Any:
-    """A site's support, which may move with the sites before it.
-
-    The model is run for it only then; the compiler removes what it does not need. Its
-    parameters are left visible, so that they take the values that the guide is given.
-    """
+    """A site's support, which may move with the sites before it."""
     if site.static_support:
         return site.support
-    with numpyro.handlers.block(hide_fn=lambda message: message["type"] != "param"):
-        model = draw_improper(analysis.model)
-        trace = run(model, kwargs, jax.random.key(0), values)
-    return trace[site.name]["fn"].support
+    return prior_of(analysis, site, kwargs, values).support
+
+
+def element_support(support: Any) -> Any:
+    """The support of one element, below ``to_event``."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def continuous_refusal(site: Site) -> str | None:
+    """Why no Gaussian after a transform can be the factor of a site, or None."""
+    if site.has_atoms:
+        return (
+            f"{site.describe} is 0 itself with positive probability, which no Gaussian "
+            f"factor is: make the zero a Bernoulli site of its own, or write a guide "
+            f"with a {site.distribution} factor and pass guide=..."
+        )
+    try:
+        biject_to(site.support)
+    except NotImplementedError:
+        return (
+            f"{site.describe} has a support ({element_support(site.support)}) to which "
+            f"no transform leads from real numbers: {_other_way(site)}"
+        )
+    return None
+
+
+def _other_way(site: Site) -> str:
+    if site.distribution == "ProjectedNormal":
+        return (
+            f"rewrite the model with numpyro.handlers.reparam(config="
+            f"{{{site.name!r}: numpyro.infer.reparam.ProjectedNormalReparam()}})"
+        )
+    return "write a guide with a factor for it and pass guide=..."
 
 
 def prior_centre(
@@ -226,8 +264,8 @@ def prior_centre(
             return None
         fn, site = message["fn"], analysis.sites[message["name"]]
         if site.is_discrete:
-            low = 0 if site.values is None else site.values[0]
-            return jnp.full(fn.shape(), low, site.dtype)
+            lowest = fn.support.feasible_like(jnp.zeros(fn.shape()))
+            return jnp.asarray(lowest, site.dtype)
         transform = biject_to(fn.support)
         centres[site.name] = _finite_mean(fn, transform)
         return transform(centres[site.name])

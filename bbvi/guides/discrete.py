@@ -1,4 +1,7 @@
-"""Factors of q for discrete sites: a table for each element, or a countable family."""
+"""Factors of q for discrete sites: tables, binomials, multinomials, countable ones."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,82 +12,140 @@ from numpyro.distributions import constraints
 
 from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Analysis, Site
-from bbvi.guides.base import full_shape, rows
+from bbvi.analysis.tracing import unwrap
+from bbvi.guides.base import (
+    element_support,
+    full_shape,
+    prior_of,
+    rows,
+    support_of,
+)
 
 MAX_CONCENTRATION = 1_000.0
 """Of negative binomials: beyond it they are Poisson, and 32 bits lose the density."""
 
+_KNOWN = (
+    constraints.integer_interval,
+    constraints.integer_greater_than,
+    constraints.multinomial,
+    type(constraints.boolean),
+)
 
-class Table(dist.Distribution):
-    r"""A categorical distribution on ``low, low + 1, ..., low + K - 1``.
 
-    $$q(z = \text{low} + k) = \mathrm{softmax}(\text{logits})_k$$
+class Shifted(dist.Distribution):
+    r"""A distribution on 0, 1, ... moved to start at ``low``.
+
+    $$q(z = \text{low} + k) = q_0(k)$$
 
     Args:
-        logits: Unnormalised log probabilities, ``(*batch_shape, K)``.
-        low: Smallest value, an int.
+        base: $q_0$, with scalar events, on $0, \dots, n$ or without an end.
+        low: Smallest value; broadcasts with the batch shape of ``base``.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
-    pytree_data_fields = ("logits",)
-    pytree_aux_fields = ("low",)
-    has_enumerate_support = True
+    pytree_data_fields = ("base", "low")
 
     def __init__(
-        self, logits: Array, low: int = 0, *, validate_args: bool | None = None
+        self, base: dist.Distribution, low: Any, *, validate_args: bool | None = None
     ) -> None:
-        self.logits, self.low = logits, low
-        super().__init__(jnp.shape(logits)[:-1], validate_args=validate_args)
+        self.base, self.low = base, low
+        shape = jnp.broadcast_shapes(base.batch_shape, jnp.shape(low))
+        super().__init__(shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        high = self.low + jnp.shape(self.logits)[-1] - 1
-        return constraints.integer_interval(self.low, high)
+        end = getattr(self.base.support, "upper_bound", None)
+        if end is None:
+            return constraints.integer_greater_than(self.low)
+        return constraints.integer_interval(self.low, self.low + end)
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
-        shape = sample_shape + self.batch_shape
-        return self.low + jax.random.categorical(key, self.logits, shape=shape)
+        drawn = self.base.expand(self.batch_shape).sample(key, sample_shape)
+        return self.low + drawn
 
     def log_prob(self, value: Array) -> Array:
-        return dist.CategoricalLogits(self.logits).log_prob(value - self.low)
+        return self.base.log_prob(value - self.low)
 
     def entropy(self) -> Array:
-        return dist.CategoricalLogits(self.logits).entropy()
-
-    def enumerate_support(self, expand: bool = True) -> Array:  # noqa: FBT001, FBT002
-        values = dist.CategoricalLogits(self.logits).enumerate_support(expand)
-        return self.low + values
-
-
-def is_countable(site: Site) -> bool:
-    """Whether a discrete site takes the values 0, 1, 2, ... without an end."""
-    support = site.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return isinstance(support, type(constraints.nonnegative_integer))
+        return jnp.broadcast_to(self.base.entropy(), self.batch_shape)
 
 
 def discrete_refusal(site: Site) -> str | None:
     """Why no factor for a discrete site exists, or None."""
-    if site.values is not None or is_countable(site):
+    support = element_support(site.support)
+    if isinstance(support, _KNOWN):
         return None
     return (
-        f"{site.describe} has a support ({site.support}) for which there is no factor "
-        f"of q: discrete sites need one known finite support for all elements (with "
-        f"counts given as ints, not arrays) or the non-negative integers; write a "
-        f"guide for it and pass guide=..."
+        f"{site.describe} has a support ({support}) for which there is no factor of q: "
+        f"write a guide for it and pass guide=..."
     )
 
 
-def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
+def sample_discrete(
+    analysis: Analysis,
+    site: Site,
+    indices: Values,
+    kwargs: Mapping[str, Any],
+    given: Values,
+) -> Array:
     """State parameters and sample statement of a discrete site.
 
-    Finite sites get a logit for each value (one in all for two values); countable
-    ones a negative binomial with its own mean and concentration in each element,
-    which holds the Poisson as its limit.
+    The factor lives on the support that the model gives the site at the draws before
+    it. One finite support for all elements: a logit for each value (one in all for two
+    values). Bounds that are arrays, or move with other sites: a binomial between them.
+    Counts of categories with a given total: a multinomial. No upper bound: a negative
+    binomial with its own mean and concentration in each element, which holds the
+    Poisson as its limit.
+
+    Args:
+        analysis: Of the model.
+        site: The site.
+        indices: Of the minibatch.
+        kwargs: The model's arguments.
+        given: Values of the sites before it, and indices.
     """
+    factor = _factor(analysis, site, indices, kwargs, given)
+    return numpyro.sample(site.name, factor.to_event(site.event_dim - factor.event_dim))
+
+
+def _factor(
+    analysis: Analysis,
+    site: Site,
+    indices: Values,
+    kwargs: Mapping[str, Any],
+    given: Values,
+) -> dist.Distribution:
     shape, name = full_shape(analysis, site), site.name
-    if site.values is None:
+    if site.values is not None and not np.array_equal(site.values, [0, 1]):
+        logits = numpyro.param(f"{name}.table", _jitter((*shape, len(site.values))))
+        logits = rows(analysis, site, logits, indices)
+        table = dist.CategoricalLogits(logits, validate_args=False)
+        return _shifted(table, int(site.values[0]))
+    if site.values is not None:
+        logits = numpyro.param(f"{name}.logits", _jitter(shape))
+        logits = rows(analysis, site, logits, indices)
+        return dist.BernoulliLogits(logits, validate_args=False)
+    kind = element_support(site.support)
+    if isinstance(kind, constraints.multinomial):
+        logits = numpyro.param(f"{name}.table", _jitter(shape))
+        logits = rows(analysis, site, logits, indices)
+        if site.static_support:
+            return dist.MultinomialLogits(logits, kind.upper_bound, validate_args=False)
+        prior = unwrap(prior_of(analysis, site, kwargs, given))
+        return dist.MultinomialLogits(
+            logits,
+            prior.total_count,
+            total_count_max=prior.total_count_max,
+            validate_args=False,
+        )
+    support = element_support(support_of(analysis, site, kwargs, given))
+    if isinstance(kind, constraints.integer_interval):
+        logits = numpyro.param(f"{name}.logits", _jitter(shape))
+        base = dist.BinomialLogits(
+            rows(analysis, site, logits, indices),
+            support.upper_bound - support.lower_bound,
+            validate_args=False,
+        )
+    else:
         mean = numpyro.param(
             f"{name}.mean",
             lambda key: jax.random.uniform(key, shape, minval=0.5, maxval=4.0),
@@ -96,21 +157,18 @@ def sample_discrete(analysis: Analysis, site: Site, indices: Values) -> Array:
             constraint=constraints.positive,
         )
         concentration = rows(analysis, site, concentration, indices)
-        factor = dist.NegativeBinomial2(
+        base = dist.NegativeBinomial2(
             rows(analysis, site, mean, indices),
             jnp.minimum(concentration, MAX_CONCENTRATION),
             validate_args=False,
         )
-    elif len(site.values) == 2 and site.values[0] == 0:
-        logits = numpyro.param(f"{name}.logits", _jitter(shape))
-        factor = dist.BernoulliLogits(
-            rows(analysis, site, logits, indices), validate_args=False
-        )
-    else:
-        logits = numpyro.param(f"{name}.table", _jitter((*shape, len(site.values))))
-        logits = rows(analysis, site, logits, indices)
-        factor = Table(logits, int(site.values[0]), validate_args=False)
-    return numpyro.sample(name, factor.to_event(site.event_dim))
+    return _shifted(base, support.lower_bound)
+
+
+def _shifted(base: dist.Distribution, low: Any) -> dist.Distribution:
+    if isinstance(low, int) and low == 0:
+        return base
+    return Shifted(base, low, validate_args=False)
 
 
 def probabilities(params: Params) -> Params:

@@ -156,8 +156,9 @@ def joint_refusals(
     guide: Guide, analysis: Analysis, names: tuple[str, ...], limit: int
 ) -> list[str]:
     """Why one vector cannot hold the continuous sites, or has too many dimensions."""
-    sites = [analysis.sites[name] for name in names]
-    found = [discrete_refusal(site) for site in sites if site.is_discrete]
+    found = site_refusals(guide, analysis, names)
+    if found:
+        return found
     continuous = continuous_of(analysis, names)
     for site in continuous:
         if site.scale != 1.0 or site.is_masked:
@@ -173,6 +174,25 @@ def joint_refusals(
             f"{guide!r} would have {dim} dimensions, more than {limit}: use "
             f"guides.MeanField()"
         )
+    return [refusal for refusal in found if refusal]
+
+
+def site_refusals(
+    guide: Guide, analysis: Analysis, names: tuple[str, ...]
+) -> list[str]:
+    """Why sites have no factor, or bounds that are drawn after them."""
+    sites = [analysis.sites[name] for name in names]
+    discrete = [site.name for site in sites if site.is_discrete]
+    found = []
+    for site in sites:
+        refusal = discrete_refusal if site.is_discrete else continuous_refusal
+        found.append(refusal(site))
+        late = [n for n in analysis.bounds.get(site.name, ()) if n in discrete]
+        if late and not site.is_discrete:
+            found.append(
+                f"the support of {site.describe} depends on {', '.join(late)}, "
+                f"drawn after it in {guide!r}: use guides.MeanField()"
+            )
     return [refusal for refusal in found if refusal]
 
 
@@ -216,7 +236,7 @@ def joint_program(
                 values[site.name] = place(analysis, site, part, kwargs, values)
                 start += size
         for site in discrete:
-            values[site.name] = sample_discrete(analysis, site, {})
+            values[site.name] = sample_discrete(analysis, site, {}, kwargs, values)
         return values
 
     return guide

@@ -23,6 +23,7 @@ from bbvi.guides.base import (
     Gaussian,
     Guide,
     continuous_of,
+    continuous_refusal,
     initial_loc,
     is_real,
     minibatch,
@@ -61,7 +62,10 @@ class MeanField(Guide):
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         sites = [analysis.sites[name] for name in names]
-        found = [discrete_refusal(site) for site in sites if site.is_discrete]
+        found = [
+            discrete_refusal(site) if site.is_discrete else continuous_refusal(site)
+            for site in sites
+        ]
         return [refusal for refusal in found if refusal]
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
@@ -74,10 +78,13 @@ class MeanField(Guide):
             centres = cache(lambda: prior_centre(analysis, names, kwargs))
             values: Values = {}
             for site in sites:
+                given = {**indices, **values}
                 if site.is_discrete:
-                    values[site.name] = sample_discrete(analysis, site, indices)
+                    values[site.name] = sample_discrete(
+                        analysis, site, indices, kwargs, given
+                    )
                     continue
-                support = support_of(analysis, site, kwargs, {**indices, **values})
+                support = support_of(analysis, site, kwargs, given)
 
                 def init(key: Key, site: Site = site) -> Array:
                     shape = unconstrained_shape(analysis, site)

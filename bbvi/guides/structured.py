@@ -25,7 +25,6 @@ from bbvi.guides.base import (
     unconstrained_shape,
 )
 from bbvi.guides.discrete import (
-    discrete_refusal,
     discrete_units,
     location_distance,
     sample_discrete,
@@ -41,6 +40,7 @@ from bbvi.guides.gaussian import (
     jump_refusal,
     partial_loc,
     place,
+    site_refusals,
     tril_of,
     tril_units,
     tril_vector,
@@ -86,8 +86,9 @@ class Structured(Guide):
     draws_jointly = True
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
-        sites = [analysis.sites[name] for name in names]
-        found = [discrete_refusal(site) for site in sites if site.is_discrete]
+        found = site_refusals(self, analysis, names)
+        if found:
+            return found
         wide = "which Structured() cannot carry: use guides.MeanField()"
         for site in continuous_of(analysis, names):
             own = prod(p.size / p.subsample_size for p in plates_of(analysis, site))
@@ -132,7 +133,10 @@ class Structured(Guide):
                 part = parts[site.name]
                 values[site.name] = place(analysis, site, part, kwargs, given)
             for site in discrete:
-                values[site.name] = sample_discrete(analysis, site, indices)
+                given = {**indices, **values}
+                values[site.name] = sample_discrete(
+                    analysis, site, indices, kwargs, given
+                )
             return values
 
         return guide
