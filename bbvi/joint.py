@@ -44,6 +44,7 @@ from bbvi.analysis.tracing import (
 )
 from bbvi.analysis.windows import Influences, covers, move
 from bbvi.estimators.base import DIFFERENTIABLE_SAMPLERS
+from bbvi.estimators.elimination import Group
 from bbvi.estimators.summation import model_terms
 
 GUIDE_TERM = "q({})"
@@ -238,7 +239,7 @@ def joint_influence(
     program: Callable[..., Any],
     nodes: dict[str, Node],
     parameters: dict[str, Parameter],
-    marginalized: tuple[str, ...],
+    groups: tuple[Group, ...],
     *,
     trusted: bool,
 ) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], dict[str, Jump], str]:
@@ -249,7 +250,7 @@ def joint_influence(
         program: The guide.
         nodes: Its statements.
         parameters: Of guide and model.
-        marginalized: Sites that are summed out of the model.
+        groups: Sites that are summed out of the model.
         trusted: Whether the guide's own densities are known not to jump.
 
     Returns:
@@ -267,7 +268,7 @@ def joint_influence(
         draws = {n: guide[n]["value"] for n in nodes}
         indices = {n: s["value"] for n, s in guide.items() if s["type"] == "plate"}
         values = {**params, **indices, **draws}
-        terms, _ = model_terms(analysis, marginalized, kwargs, key, values)
+        terms, _ = model_terms(analysis, groups, kwargs, key, values)
         for name in nodes:
             terms[GUIDE_TERM.format(name)] = log_density(guide[name])
         given = run(program, kwargs, key, {**params, **inputs})
@@ -303,7 +304,7 @@ def joint_influence(
         sites = {n: node.site for n, node in nodes.items()}
         guide = Program(program, arguments, sites, parameters, analysis.plates)
         jumps = {**find_jumps(guide, closed, sorted(nodes), sorted(direct)), **jumps}
-    digest = fingerprint(closed, nodes, parameters, marginalized)
+    digest = fingerprint(closed, nodes, parameters, groups)
     return influence, feeds, jumps, digest
 
 

@@ -14,6 +14,7 @@ from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
+from bbvi.estimators.elimination import Group
 from bbvi.guides import Custom, FullRank, Guide, MeanField
 from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import (
@@ -47,6 +48,7 @@ class Plan:
         influence: ``{cost: {node: influence}}`` of guide and model together.
         jumps: Sites along which a log density of model or guide jumps, and where.
         num_particles: Draws of q in one gradient estimate.
+        groups: How the sites that are summed out are summed.
     """
 
     analysis: Analysis
@@ -59,6 +61,7 @@ class Plan:
     influence: dict[str, Influences]
     jumps: dict[str, Jump]
     num_particles: int
+    groups: tuple[Group, ...] = ()
     fingerprint: str = ""
 
     def sites_of(self, kind: type[Estimator]) -> tuple[str, ...]:
@@ -192,10 +195,9 @@ def make_plan(
     parameters: dict[str, Parameter] = {}
     if isinstance(family, Custom):
         nodes, parameters = read_guide(analysis, family.function)
-    choices, not_summed = sum_out(analysis, nodes, overrides, problems)
+    choices, not_summed, groups = sum_out(analysis, nodes, overrides, problems)
     _raise_if(analysis, problems)
-    marginalized = tuple(choices)
-    names = tuple(name for name in analysis.latents if name not in marginalized)
+    names = tuple(name for name in analysis.latents if name not in choices)
     guide_reason = "as given"
     if family is None:
         family, guide_reason = default_guide(analysis, names)
@@ -213,7 +215,7 @@ def make_plan(
         program,
         nodes,
         parameters,
-        marginalized,
+        groups,
         trusted=not isinstance(family, Custom),
     )
     auxiliary = [name for name in nodes if name not in analysis.latents]
@@ -238,6 +240,7 @@ def make_plan(
         influence=influence,
         jumps=jumps,
         num_particles=num_particles or 1,
+        groups=groups,
         fingerprint=digest,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))

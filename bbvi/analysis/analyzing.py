@@ -101,6 +101,7 @@ def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
         observed=observed,
         influence={n: influence[n] for n in sites if n in influence},
         jumps=find_jumps(program, closed, names, costs),
+        shapes={n: tuple(x.shape) for n, x in shape["cost"].items()},
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
     )

@@ -138,6 +138,7 @@ class Analysis:
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
         jumps: Continuous sites along which the log density jumps, and where.
+        shapes: Of the cost terms.
         draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
     """
@@ -150,6 +151,7 @@ class Analysis:
     observed: dict[str, str]
     influence: dict[str, Influences]
     jumps: dict[str, Jump]
+    shapes: dict[str, tuple[int, ...]]
     draws_itself: bool
     fingerprint: str
 
