@@ -1,0 +1,311 @@
+"""Finite sites summed out together: the sum, its gradient, and draws given the rest.
+
+Each model is small enough to be summed by brute force over all values of all sites.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.contrib.funsor import config_enumerate
+from numpyro.contrib.funsor.infer_util import log_density as funsor_log_density
+from numpyro.infer import TraceEnum_ELBO
+from scipy import stats
+
+import bbvi
+from bbvi import choosing
+from bbvi.estimators.elimination import eliminate
+from bbvi.estimators.summation import draw_summed, model_terms
+from bbvi.planning import PlanError
+from tests import cases
+from tests.cases import f
+
+sample, plate = numpyro.sample, numpyro.plate
+Marginalized = bbvi.estimators.Marginalized()
+MOVES = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.15, 0.05, 0.8]])
+WEIGHTS = jnp.array([0.2, 0.5, 0.3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model, its data, values of its continuous sites, and how it is summed."""
+
+    model: Callable[..., Any]
+    data: Mapping[str, Any]
+    reason: str
+    values: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"mu": 0.4})
+
+    @functools.cached_property
+    def analysis(self):
+        return bbvi.analyze(self.model, self.data)
+
+    @functools.cached_property
+    def grid(self):
+        sites = self.analysis.latents.items()
+        return {
+            n: cases.table(list(s.values), *s.shape)
+            for n, s in sites
+            if s.values is not None
+        }
+
+    def log_joint(self, values):
+        """Of all combinations of the finite sites' values."""
+
+        def one(z):
+            return cases.density(cases.run(self.model, self.data, {}, {**values, **z}))
+
+        return jax.jit(jax.vmap(one))(cases.combinations(self.grid))
+
+
+def prior():
+    return sample("mu", dist.Normal(0.3, 1.1))
+
+
+def pair(y):
+    mu = prior()
+    with plate("rows", 3):
+        z = sample("z", dist.Bernoulli(0.3))
+        logits = jnp.stack([0 * z, mu * z + 0.2, 0.5 - z], -1)
+        w = sample("w", dist.Categorical(logits=logits))
+        sample("y", dist.Normal(mu + z - 0.5 * w, 0.7), obs=y)
+
+
+def shared(y):
+    mu = prior()
+    a = sample("a", dist.Bernoulli(0.35))
+    b = sample("b", dist.Categorical(WEIGHTS))
+    c = sample("c", dist.DiscreteUniform(1, 2))
+    sample("y", dist.Normal(1.2 * a + 0.7 * b * c + mu, 0.8), obs=y)
+
+
+def nested(y):
+    mu = prior()
+    g = sample("g", dist.Categorical(WEIGHTS))
+    with plate("groups", 2, dim=-2):
+        a = sample("a", dist.Bernoulli(logits=mu * g - 0.3))
+        with plate("rows", 3, dim=-1):
+            b = sample("b", dist.Bernoulli(jnp.where(a == 1, 0.8, 0.3)))
+            sample("y", dist.Normal(a + 1.4 * b + mu * g, 0.9), obs=y)
+
+
+def two_plates(y, x):
+    """A global site above two plates of different sizes, one of them without sites."""
+    mu = prior()
+    g = sample("g", dist.Categorical(WEIGHTS))
+    with plate("rows", 3):
+        a = sample("a", dist.Bernoulli(logits=mu * g - 0.3))
+        sample("y", dist.Normal(a * mu, 0.9), obs=y)
+    with plate("columns", 2):
+        sample("x", dist.Normal(mu - g, 1.3), obs=x)
+
+
+def crossed(y):
+    """Two plates that cross, but only one of them has a finite site."""
+    mu = prior()
+    with plate("rows", 2, dim=-2):
+        a = sample("a", dist.Bernoulli(0.4))
+        with plate("columns", 3, dim=-1):
+            sample("y", dist.Normal(mu * a, 0.9), obs=y)
+    with plate("rows", 2, dim=-2):
+        sample("b", dist.Categorical(logits=jnp.stack([mu * a, 0 * a, 1 - a], -1)))
+
+
+def tree(y):
+    mu = prior()
+    r = sample("r", dist.Categorical(WEIGHTS))
+    a = sample("a", dist.Bernoulli(logits=mu * r - 0.5))
+    b = sample("b", dist.Bernoulli(logits=0.4 - mu * r))
+    c = sample("c", dist.Categorical(logits=jnp.array([0.0, 0.7, 1.0]) * mu * a))
+    d = sample("d", dist.Bernoulli(logits=a - 0.5))
+    for i, x in enumerate([a, b, c, d]):
+        sample(f"y{i}", dist.Normal(x * mu + x, 0.8), obs=y[i])
+
+
+def loop(y):
+    mu, z = prior(), 0
+    for t in range(len(y)):
+        z = sample(f"z{t}", dist.Categorical(MOVES[z]))
+        sample(f"y{t}", dist.Normal(mu * z, 0.8), obs=y[t])
+
+
+def masked(y, seen):
+    mu = prior()
+    with plate("rows", 3):
+        z = sample("z", dist.Bernoulli(0.3))
+        w = sample("w", dist.Categorical(MOVES[z]))
+        with handlers.mask(mask=seen):
+            sample("y", dist.Normal(mu + z - 0.5 * w, 0.7), obs=y)
+
+
+def partly_seen(y, seen):
+    """`obs_mask`: what was not seen is a latent of its own."""
+    mu = prior()
+    with plate("rows", 3):
+        z = sample("z", dist.Bernoulli(0.3))
+        w = sample("w", dist.Categorical(MOVES[z]))
+        sample("y", dist.Normal(mu + z - 0.5 * w, 0.7), obs=y, obs_mask=seen)
+
+
+Y3, Y4 = f(0.3, 1.9, -0.4), f(0.3, 1.2, -0.4, 1.7)
+Y23 = f(0.3, 1.9, -0.4, 2.2, 0.7, 1.0).reshape(2, 3)
+SEEN = np.array([True, False, True])
+MODELS = {
+    "pair in a plate": Model(pair, {"y": Y3}, "tree of z and w along .*: 6 evalu"),
+    "shared cost": Model(shared, {"y": f(1.6)[0]}, "group of a, b and c: 12 eval"),
+    "nested plates": Model(nested, {"y": Y23}, "group of g, a and b along.*: 12 eval"),
+    "two plates": Model(
+        two_plates, {"y": Y3, "x": Y3[:2]}, "tree of g and a along their plates: 6 eval"
+    ),
+    "crossed plates": Model(crossed, {"y": Y23}, "tree of a and b along .*: 6 eval"),
+    "tree": Model(tree, {"y": Y4}, "tree of r, a, b and 2 more: 6 evaluations"),
+    "loop": Model(loop, {"y": Y4}, "chain of z0, z1, z2 and z3: 9 evaluations"),
+    "masked data": Model(masked, {"y": Y3, "seen": SEEN}, "tree of z and w"),
+    "partly seen data": Model(
+        partly_seen,
+        {"y": Y3, "seen": SEEN},
+        "tree of z and w",
+        {"mu": 0.4, "y_unobserved": f(0.1, -0.7, 0.5)},
+    ),
+}
+SCANS: dict[str, Model] = {}
+every_model = pytest.mark.parametrize("name", [*MODELS, *SCANS])
+
+
+def model_of(name):
+    return {**MODELS, **SCANS}[name]
+
+
+def pieces(case):
+    """What `model_terms` and `draw_summed` are given."""
+    analysis = case.analysis
+    groups = eliminate(analysis, case.grid)
+    kwargs = analysis.arguments.bind(analysis.arguments.arrays)
+    return analysis, groups, kwargs, jax.tree.map(jnp.asarray, dict(case.values))
+
+
+def summed(case):
+    """The log joint with all finite sites summed out, and its derivative."""
+    analysis, groups, kwargs, values = pieces(case)
+
+    @jax.jit
+    @jax.value_and_grad
+    def log_marginal(values):
+        terms, _ = model_terms(analysis, groups, kwargs, jax.random.key(0), values)
+        return sum(map(jnp.sum, terms.values()))
+
+    return log_marginal(values)
+
+
+def brute_force(case):
+    def log_marginal(values):
+        return jax.nn.logsumexp(case.log_joint(values))
+
+    values = jax.tree.map(jnp.asarray, dict(case.values))
+    return jax.jit(jax.value_and_grad(log_marginal))(values)
+
+
+def assert_same(found, exact):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-5),
+        found,
+        exact,
+    )
+
+
+@every_model
+def test_sum_and_its_gradient_are_those_of_brute_force(name):
+    case = model_of(name)
+    assert_same(summed(case), brute_force(case))
+
+
+@every_model
+def test_plan_sums_all_finite_sites_and_says_how(name):
+    case = model_of(name)
+    plan = bbvi.plan(case.model, case.data)
+    assert set(plan.marginalized) == set(case.grid)
+    for site in case.grid:
+        assert plan.choices[site].estimator == Marginalized
+        assert re.search(case.reason, plan.choices[site].reason)
+
+
+@pytest.mark.parametrize("name", ["pair in a plate", "nested plates", "tree", "loop"])
+def test_sum_is_that_of_funsor(name):
+    case = MODELS[name]
+    marked = config_enumerate(case.model)
+    exact, _ = funsor_log_density(marked, (), dict(case.data), dict(case.values))
+    np.testing.assert_allclose(summed(case)[0], exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pair in a plate", "tree", "loop"])
+def test_sum_is_that_of_numpyro_outside_scan(name):
+    case = MODELS[name]
+    fixed = handlers.condition(case.model, case.values)
+    loss = TraceEnum_ELBO().loss(
+        jax.random.key(0), {}, config_enumerate(fixed), lambda **_: None, **case.data
+    )
+    np.testing.assert_allclose(summed(case)[0], -loss, rtol=1e-5)
+
+
+# --- draws ---------------------------------------------------------------------------
+
+
+def frequencies(case, draws):
+    """Counts of the joint values of all finite sites, and their exact probabilities."""
+    rows = cases.combinations(case.grid)
+
+    def flat(values):
+        number = len(next(iter(values.values())))
+        return np.concatenate([np.reshape(values[n], (number, -1)) for n in rows], 1)
+
+    index = {tuple(row): i for i, row in enumerate(flat(rows).tolist())}
+    found = [index[tuple(row)] for row in flat(draws).tolist()]
+    probs = jax.nn.softmax(case.log_joint(dict(case.values)))
+    return np.bincount(found, minlength=len(index)), np.asarray(probs, float)
+
+
+def p_value(counts, probs, fewest=5):
+    """Of Pearson's chi-square test, values of small probability taken together."""
+    expected = counts.sum() * probs / probs.sum()
+    rare = expected < fewest
+    seen, wanted = counts[~rare], expected[~rare]
+    if expected[rare].sum() >= fewest:
+        seen = np.append(seen, counts[rare].sum())
+        wanted = np.append(wanted, expected[rare].sum())
+    statistic = np.sum((seen - wanted) ** 2 / wanted)
+    return stats.chi2.sf(statistic, len(wanted) - 1)
+
+
+@every_model
+def test_draws_are_from_the_joint_conditional(name):
+    """One false alarm in a million; sites drawn each on its own would be found out."""
+    case = model_of(name)
+    analysis, groups, kwargs, values = pieces(case)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        keys = (jax.random.key(0), key)
+        return draw_summed(analysis, groups, kwargs, keys, values)
+
+    drawn = jax.device_get(draw(jax.random.split(jax.random.key(1), 20_000)))
+    for site, values in drawn.items():
+        assert values.dtype == analysis.sites[site].dtype
+        assert values.shape[1:] == analysis.sites[site].shape
+    assert p_value(*frequencies(case, drawn)) > 1e-6
+    rng = np.random.default_rng(0)
+    apart = {
+        n: np.stack(
+            [rng.permutation(x) for x in x.reshape(len(x), -1).T], -1
+        ).reshape(x.shape)
+        for n, x in drawn.items()
+    }
+    assert p_value(*frequencies(case, apart)) < 1e-12
