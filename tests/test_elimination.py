@@ -16,6 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 from numpyro.contrib.funsor import config_enumerate
 from numpyro.contrib.funsor.infer_util import log_density as funsor_log_density
 from numpyro.infer import TraceEnum_ELBO
@@ -74,8 +75,8 @@ def pair(y):
     mu = prior()
     with plate("rows", 3):
         z = sample("z", dist.Bernoulli(0.3))
-        logits = jnp.stack([0 * z, mu * z + 0.2, 0.5 - z], -1)
-        w = sample("w", dist.Categorical(logits=logits))
+        logits = mu * jnp.array([[0.0, 0.0, 0.3], [0.0, 0.7, 1.0]])
+        w = sample("w", dist.Categorical(logits=logits[z]))
         sample("y", dist.Normal(mu + z - 0.5 * w, 0.7), obs=y)
 
 
@@ -124,7 +125,8 @@ def tree(y):
     r = sample("r", dist.Categorical(WEIGHTS))
     a = sample("a", dist.Bernoulli(logits=mu * r - 0.5))
     b = sample("b", dist.Bernoulli(logits=0.4 - mu * r))
-    c = sample("c", dist.Categorical(logits=jnp.array([0.0, 0.7, 1.0]) * mu * a))
+    logits = mu * jnp.array([[0.0, 0.0, 0.3], [0.0, 0.7, 1.0]])
+    c = sample("c", dist.Categorical(logits=logits[a]))
     d = sample("d", dist.Bernoulli(logits=a - 0.5))
     for i, x in enumerate([a, b, c, d]):
         sample(f"y{i}", dist.Normal(x * mu + x, 0.8), obs=y[i])
@@ -155,6 +157,113 @@ def partly_seen(y, seen):
         sample("y", dist.Normal(mu + z - 0.5 * w, 0.7), obs=y, obs_mask=seen)
 
 
+def chain(y):
+    mu = prior()
+
+    def step(z, y):
+        z = sample("z", dist.Categorical(MOVES[z]))
+        sample("y", dist.Normal(mu * z, 0.8), obs=y)
+        return z, None
+
+    scan(step, jnp.array(1), y)
+
+
+def learned(y):
+    """A hidden Markov model whose rows are latent."""
+    mu = prior()
+    with plate("states", 2):
+        rows = sample("rows", dist.Dirichlet(jnp.array([2.0, 3.0])))
+
+    def step(z, y):
+        z = sample("z", dist.Categorical(rows[z]))
+        sample("y", dist.Normal(mu * z, 0.8), obs=y)
+        return z, None
+
+    first = sample("first", dist.Categorical(jnp.array([0.4, 0.6])))
+    scan(step, first, y)
+
+
+def factorial(y):
+    """Two chains that share observations, a regime over both, an outlier a step."""
+    mu = prior()
+    g = sample("g", dist.Bernoulli(0.3))
+
+    def step(before, y):
+        z, w = before
+        z = sample("z", dist.Categorical(MOVES[z]))
+        w = sample("w", dist.Bernoulli(logits=mu * w - 0.3 + g))
+        odd = sample("odd", dist.Bernoulli(0.2))
+        sample("y", dist.Normal(mu * z - w + odd, 0.8), obs=y)
+        return (z, w), None
+
+    scan(step, (jnp.array(1), jnp.array(0)), y)
+
+
+def second_order(y):
+    mu = prior()
+
+    def step(before, y):
+        first, second = before
+        z = sample("z", dist.Bernoulli(logits=mu * first + 0.8 * second - 0.9))
+        sample("y", dist.Normal(mu * z, 0.8), obs=y)
+        return (second, z), None
+
+    scan(step, (jnp.array(1), jnp.array(0)), y)
+
+
+def many_chains(y):
+    """A plate of sequences inside each step."""
+    mu = prior()
+
+    def step(z, y):
+        with plate("series", 2):
+            z = sample("z", dist.Categorical(MOVES[z]))
+            sample("y", dist.Normal(mu * z, 0.8), obs=y)
+        return z, None
+
+    scan(step, jnp.array([1, 0]), y)
+
+
+def partly_seen_chain(y, seen):
+    mu = prior()
+
+    def step(z, now):
+        y, seen = now
+        z = sample("z", dist.Categorical(MOVES[z]))
+        with handlers.mask(mask=seen):
+            sample("y", dist.Normal(mu * z, 0.8), obs=y)
+        return z, None
+
+    scan(step, jnp.array(1), (y, seen))
+
+
+def vectorised(y):
+    """A chain written as one array, with costs between neighbours."""
+    mu = prior()
+    with plate("steps", 4):
+        z = sample("z", dist.Bernoulli(jnp.array([0.4, 0.5, 0.7, 0.6])))
+        sample("y", dist.Normal(mu * z, 0.8), obs=y)
+    numpyro.factor("smooth", jnp.where(z[1:] == z[:-1], 0.5, mu))
+
+
+def ends(y):
+    """Costs that reach over both ends of the chain."""
+    mu = prior()
+    with plate("steps", 3):
+        z = sample("z", dist.Bernoulli(jnp.array([0.4, 0.5, 0.7])))
+    padded = jnp.pad(mu * z, 1)
+    sample("y", dist.Normal(padded[1:] - 0.7 * padded[:-1], 0.8), obs=y)
+
+
+def some_steps(y):
+    """Observations of the last steps alone."""
+    mu = prior()
+    with plate("steps", 3):
+        z = sample("z", dist.Bernoulli(jnp.array([0.4, 0.5, 0.7])))
+        w = sample("w", dist.Categorical(MOVES[z]))
+    sample("y", dist.Normal(mu * z[1:] - w[1:], 0.8), obs=y)
+
+
 Y3, Y4 = f(0.3, 1.9, -0.4), f(0.3, 1.2, -0.4, 1.7)
 Y23 = f(0.3, 1.9, -0.4, 2.2, 0.7, 1.0).reshape(2, 3)
 SEEN = np.array([True, False, True])
@@ -176,7 +285,33 @@ MODELS = {
         {"mu": 0.4, "y_unobserved": f(0.1, -0.7, 0.5)},
     ),
 }
-SCANS: dict[str, Model] = {}
+STEPS = np.array([True, False, False, True])
+SCANS = {
+    "scan": Model(chain, {"y": Y4}, "chain of 4 steps with 3 states: 9 evaluations"),
+    "learned rows": Model(
+        learned,
+        {"y": Y4},
+        "chain of 4 steps with 2 states",
+        {"mu": 0.4, "rows": f(0.3, 0.7, 0.8, 0.2).reshape(2, 2)},
+    ),
+    "factorial": Model(
+        factorial, {"y": Y3}, r"chain of 3 steps with 3 x 2 x 2 states \(g, z, w and"
+    ),
+    "second order": Model(
+        second_order, {"y": Y4}, "chain of 4 steps with 2 states: 8 evaluations"
+    ),
+    "many chains": Model(
+        many_chains, {"y": Y23.T}, "chain of 3 steps with 3 states: 9 evaluations"
+    ),
+    "partly seen chain": Model(
+        partly_seen_chain, {"y": Y4, "seen": STEPS}, "chain of 4 steps with 3 states"
+    ),
+    "vectorised": Model(
+        vectorised, {"y": Y4}, "chain of 4 steps with 2 states: 4 evaluations"
+    ),
+    "ends": Model(ends, {"y": Y4}, "chain of 3 steps with 2 states: 4 evaluations"),
+    "some steps": Model(some_steps, {"y": Y3[1:]}, "with 2 x 3 states"),
+}
 every_model = pytest.mark.parametrize("name", [*MODELS, *SCANS])
 
 
@@ -268,7 +403,7 @@ def frequencies(case, draws):
 
     index = {tuple(row): i for i, row in enumerate(flat(rows).tolist())}
     found = [index[tuple(row)] for row in flat(draws).tolist()]
-    probs = jax.nn.softmax(case.log_joint(dict(case.values)))
+    probs = jax.nn.softmax(case.log_joint(jax.tree.map(jnp.asarray, dict(case.values))))
     return np.bincount(found, minlength=len(index)), np.asarray(probs, float)
 
 
