@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from numpyro.contrib.funsor import config_enumerate
+from numpyro.contrib.funsor import config_enumerate, enum
 from numpyro.contrib.funsor.infer_util import log_density as funsor_log_density
 from numpyro.infer import TraceEnum_ELBO
 from scipy import stats
@@ -309,7 +309,9 @@ SCANS = {
     "vectorised": Model(
         vectorised, {"y": Y4}, "chain of 4 steps with 2 states: 4 evaluations"
     ),
-    "ends": Model(ends, {"y": Y4}, "chain of 3 steps with 2 states: 4 evaluations"),
+    "ends": Model(
+        ends, {"y": Y4}, "chain of 3 steps with 2 states: 4 evaluations", {"mu": 1.3}
+    ),
     "some steps": Model(some_steps, {"y": Y3[1:]}, "with 2 x 3 states"),
 }
 every_model = pytest.mark.parametrize("name", [*MODELS, *SCANS])
@@ -324,7 +326,7 @@ def pieces(case):
     analysis = case.analysis
     groups = eliminate(analysis, case.grid)
     kwargs = analysis.arguments.bind(analysis.arguments.arrays)
-    return analysis, groups, kwargs, jax.tree.map(jnp.asarray, dict(case.values))
+    return analysis, groups, kwargs, jax.tree.map(jnp.asarray, case.values)
 
 
 def summed(case):
@@ -344,7 +346,7 @@ def brute_force(case):
     def log_marginal(values):
         return jax.nn.logsumexp(case.log_joint(values))
 
-    values = jax.tree.map(jnp.asarray, dict(case.values))
+    values = jax.tree.map(jnp.asarray, case.values)
     return jax.jit(jax.value_and_grad(log_marginal))(values)
 
 
@@ -372,22 +374,38 @@ def test_plan_sums_all_finite_sites_and_says_how(name):
         assert re.search(case.reason, plan.choices[site].reason)
 
 
-@pytest.mark.parametrize("name", ["pair in a plate", "nested plates", "tree", "loop"])
+def enumerated(case):
+    """The model with its continuous sites fixed, marked as NumPyro wants it."""
+    return config_enumerate(handlers.condition(case.model, case.values))
+
+
+FUNSOR = ["pair in a plate", "nested plates", "tree", "loop", "scan"]
+
+
+@pytest.mark.parametrize("name", FUNSOR)
 def test_sum_is_that_of_funsor(name):
-    case = MODELS[name]
-    marked = config_enumerate(case.model)
-    exact, _ = funsor_log_density(marked, (), dict(case.data), dict(case.values))
+    case = model_of(name)
+    exact, _ = funsor_log_density(enum(enumerated(case), -3), (), dict(case.data), {})
     np.testing.assert_allclose(summed(case)[0], exact, rtol=1e-5)
+
+
+def trace_enum(case):
+    loss = TraceEnum_ELBO()
+    guide = lambda **_: None  # noqa: E731
+    return -loss.loss(jax.random.key(0), {}, enumerated(case), guide, **case.data)
 
 
 @pytest.mark.parametrize("name", ["pair in a plate", "tree", "loop"])
 def test_sum_is_that_of_numpyro_outside_scan(name):
     case = MODELS[name]
-    fixed = handlers.condition(case.model, case.values)
-    loss = TraceEnum_ELBO().loss(
-        jax.random.key(0), {}, config_enumerate(fixed), lambda **_: None, **case.data
-    )
-    np.testing.assert_allclose(summed(case)[0], -loss, rtol=1e-5)
+    np.testing.assert_allclose(summed(case)[0], trace_enum(case), rtol=1e-5)
+
+
+def test_sum_is_right_inside_scan_where_that_of_numpyro_is_not():
+    case = SCANS["scan"]
+    exact = brute_force(case)[0]
+    np.testing.assert_allclose(summed(case)[0], exact, rtol=1e-5)
+    assert abs(trace_enum(case) - exact) > 0.5
 
 
 # --- draws ---------------------------------------------------------------------------
@@ -403,7 +421,7 @@ def frequencies(case, draws):
 
     index = {tuple(row): i for i, row in enumerate(flat(rows).tolist())}
     found = [index[tuple(row)] for row in flat(draws).tolist()]
-    probs = jax.nn.softmax(case.log_joint(jax.tree.map(jnp.asarray, dict(case.values))))
+    probs = jax.nn.softmax(case.log_joint(jax.tree.map(jnp.asarray, case.values)))
     return np.bincount(found, minlength=len(index)), np.asarray(probs, float)
 
 
@@ -437,10 +455,188 @@ def test_draws_are_from_the_joint_conditional(name):
         assert values.shape[1:] == analysis.sites[site].shape
     assert p_value(*frequencies(case, drawn)) > 1e-6
     rng = np.random.default_rng(0)
-    apart = {
-        n: np.stack(
-            [rng.permutation(x) for x in x.reshape(len(x), -1).T], -1
-        ).reshape(x.shape)
-        for n, x in drawn.items()
-    }
+    apart = {n: rng.permuted(x, axis=0) for n, x in drawn.items()}
     assert p_value(*frequencies(case, apart)) < 1e-12
+
+
+# --- what is not summed --------------------------------------------------------------
+
+
+def not_chosen(model, data, site, **arguments):
+    """Why a site is not summed out."""
+    choice = bbvi.plan(model, data, **arguments).choices[site]
+    assert choice.estimator != Marginalized
+    return choice.rejected[Marginalized]
+
+
+def bipartite(y):
+    with plate("rows", 2, dim=-2):
+        a = sample("a", dist.Bernoulli(0.4))
+    with plate("columns", 3, dim=-1):
+        b = sample("b", dist.Bernoulli(0.3))
+    with plate("rows", 2, dim=-2), plate("columns", 3, dim=-1):
+        sample("y", dist.Normal(a + 0.5 * b, 0.9), obs=y)
+
+
+def test_rows_that_meet_all_columns():
+    """One side is summed given the other; both sides together cannot be."""
+    plan = bbvi.plan(bipartite, {"y": Y23})
+    assert plan.marginalized == ("a",)
+    reason = plan.choices["b"].rejected[Marginalized]
+    assert (
+        reason == "every element of a and b meets every element of others in a "
+        "cost term"
+    )
+    both = {"a": Marginalized, "b": Marginalized}
+    with pytest.raises(PlanError, match=r"'b'.*meets every element"):
+        bbvi.plan(bipartite, {"y": Y23}, estimators=both)
+
+
+def grid_model(y):
+    z = sample("z", dist.Bernoulli(jnp.full((3, 4), 0.4)))
+    sample("y", dist.Normal(z[1:, 1:] + 0.5 * z[:-1, :-1], 1.0), obs=y)
+
+
+def test_a_grid():
+    y = np.zeros((2, 3), np.float32)
+    assert "neighbours along two axes" in not_chosen(grid_model, {"y": y}, "z")
+
+
+def test_sites_of_different_lengths_along_a_chain():
+    def model(y):
+        z = sample("z", dist.Bernoulli(jnp.full(4, 0.4)))
+        w = sample("w", dist.Bernoulli(jnp.full(3, 0.3)))
+        sample("y", dist.Normal(z[1:] * w + z[:-1], 1.0), obs=y)
+
+    assert "different lengths" in not_chosen(model, {"y": Y3}, "w")
+
+
+def test_a_chain_beside_another_of_another_shape():
+    """Many chains that all look at one: their steps cannot be passed one by one."""
+
+    def model(y):
+        def step(before, y):
+            z, w = before
+            z = sample("z", dist.Bernoulli(jnp.where(z == 1, 0.7, 0.2)))
+            with plate("series", 2):
+                w = sample("w", dist.Categorical(MOVES[w + z]))
+                sample("y", dist.Normal(1.0 * w, 0.8), obs=y)
+            return (z, jnp.minimum(w, 1)), None
+
+        scan(step, (jnp.array(0), jnp.array([1, 0])), y)
+
+    assert "chains of different shapes" in not_chosen(model, {"y": Y23.T}, "w")
+
+
+def test_scales_that_differ():
+    """A global site over a minibatch; its rows are summed given it."""
+
+    def model(y):
+        g = sample("g", dist.Bernoulli(0.3))
+        with plate("rows", 3, 2) as index:
+            z = sample("z", dist.Bernoulli(jnp.where(g == 1, 0.7, 0.2)))
+            w = sample("w", dist.Bernoulli(jnp.where(z == 1, 0.6, 0.1)))
+            sample("y", dist.Normal(1.0 * z - w, 1.0), obs=y[index])
+
+    plan = bbvi.plan(model, {"y": Y3})
+    assert plan.marginalized == ("z", "w")
+    assert "different scales" in plan.choices["g"].rejected[Marginalized]
+
+
+def test_masked_sites_stay_in_q():
+    def model(y, seen):
+        with plate("rows", 3):
+            z = sample("z", dist.Bernoulli(0.3))
+            with handlers.mask(mask=seen):
+                w = sample("w", dist.Categorical(MOVES[z]))
+            sample("y", dist.Normal(1.0 * z - w, 1.0), obs=y)
+
+    data = {"y": Y3, "seen": SEEN}
+    assert bbvi.plan(model, data).marginalized == ("z",)
+    assert "masked" in not_chosen(model, data, "w")
+
+
+def many_values(y):
+    z = sample("z", dist.Categorical(jnp.ones(40) / 40))
+    w = sample("w", dist.Categorical(jnp.ones(30) / 30))
+    sample("y", dist.Normal(1.0 * z - w, 1.0), obs=y)
+
+
+def test_too_many_evaluations():
+    plan = bbvi.plan(many_values, {"y": f(1.0)[0]})
+    assert plan.marginalized == ("z",)
+    reason = plan.choices["w"].rejected[Marginalized]
+    assert reason == "1,200 evaluations with z and w, more than 1,024"
+    both = {"z": Marginalized, "w": Marginalized}
+    plan = bbvi.plan(many_values, {"y": f(1.0)[0]}, estimators=both)
+    assert plan.marginalized == ("z", "w")
+    assert "as asked; finite tree of z and w" in plan.choices["w"].reason
+
+
+def test_too_large_a_table(monkeypatch):
+    monkeypatch.setattr(choosing, "MAX_CELLS", 8)
+    reason = not_chosen(loop, {"y": Y4}, "z1")
+    assert reason == "a table of 9 numbers with z0 and z1, more than 8"
+
+
+def test_too_long_a_memory():
+    """Seven values that go on to matter make a message of 7^4 numbers a step."""
+
+    def model(y):
+        z = sample("z", dist.Categorical(jnp.ones((9, 7)) / 7))
+        sample("y", dist.Normal(z[:-4] + 1.0 * z[1:-3] - z[4:], 1.0), obs=y)
+
+    data = {"y": np.zeros(5, np.float32)}
+    assert "16,807 evaluations, more than 1,024" in not_chosen(model, data, "z")
+
+
+def test_overridden_sites_are_left_out():
+    """What is left of the loop falls into groups of its own."""
+    estimators = {"z1": bbvi.estimators.LocalExpectation()}
+    plan = bbvi.plan(loop, {"y": Y4}, estimators=estimators)
+    assert plan.marginalized == ("z0", "z2", "z3")
+    assert [group.sites for group in plan.groups] == [("z0",), ("z2", "z3")]
+
+
+# --- in a fit ------------------------------------------------------------------------
+
+
+def test_impossible_moves_leave_the_gradient_finite():
+    def model(y):
+        p = sample("p", dist.Beta(2.0, 2.0))
+        zero = jnp.zeros_like(p)
+        rows = jnp.stack([jnp.stack([p, 1 - p]), jnp.stack([zero, zero + 1])])
+        logits = jnp.log(jnp.where(rows > 0, rows, 1.0))
+        logits = jnp.where(rows > 0, logits, -jnp.inf)
+
+        def step(z, y):
+            z = sample("z", dist.Categorical(logits=logits[z]))
+            sample("y", dist.Normal(1.0 * z, 0.8), obs=y)
+            return z, None
+
+        scan(step, jnp.array(1), y)
+
+    case = Model(model, {"y": Y4}, "", {"p": 0.3})
+    value, slope = summed(case)
+    exact, _ = brute_force(case)
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    assert np.isfinite(slope["p"])
+
+
+def test_a_fit_draws_chains_and_bounds_the_evidence():
+    """Everything is discrete: the bound is the evidence, each draw exact."""
+
+    def model(y):
+        def step(z, y):
+            z = sample("z", dist.Categorical(MOVES[z]))
+            sample("y", dist.Normal(0.9 * z, 0.8), obs=y)
+            return z, None
+
+        scan(step, jnp.array(1), y)
+
+    case = Model(model, {"y": Y4}, "", {})
+    fit = bbvi.fit(model, case.data, progress=False)
+    exact = jax.nn.logsumexp(case.log_joint({}))
+    np.testing.assert_allclose(fit.elbo.value, exact, rtol=1e-5)
+    draws = {"z": fit.draws(20_000)["z"]}
+    assert p_value(*frequencies(case, draws)) > 1e-6

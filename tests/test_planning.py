@@ -79,28 +79,39 @@ CHOICES = {
         cases.NESTED,
         None,
         {
-            "a": (Marginalized, "each element"),
-            "b": (Local, "coupled|share no cost term"),
+            "a": (Marginalized, "a and b along their plates: 4 evaluations"),
+            "b": (Marginalized, "a and b along their plates: 4 evaluations"),
         },
     ),
     "a shared likelihood": (
         cases.SHARED,
         None,
-        {"a": (Marginalized, "2 evaluations"), "b": (Local, "2 further evaluations")},
+        {
+            "a": (Marginalized, "a and b: 6 evaluations"),
+            "b": (Marginalized, "a and b: 6 evaluations"),
+        },
     ),
     "a coupled plate": (
         cases.COUPLED["sum"],
         None,
         {"z": (Local, "coupled elements: 3 further evaluations")},
     ),
-    "a chain in scan": (cases.SCAN, None, {"z": (Local, "coupled elements")}),
+    "a chain in scan": (
+        cases.SCAN,
+        None,
+        {"z": (Marginalized, "chain of 3 steps with 2 states: 4 evaluations and one")},
+    ),
+    "a chain in scan, its neighbours told apart": (
+        cases.by(cases.SCAN, z=Local),
+        None,
+        {"z": (Local, "coupled elements in 2 colours")},
+    ),
     "a chain in a loop": (
         cases.LOOP,
         None,
         {
-            "z0": (Marginalized, "2 evaluations"),
-            "z1": (Local, "1 further"),
-            "z2": (Marginalized, "2 evaluations"),
+            f"z{t}": (Marginalized, "finite chain of z0, z1 and z2: 4 evaluations")
+            for t in range(3)
         },
     ),
     "events": (cases.EVENT, None, {"z": (Local, "coupled elements")}),
@@ -184,7 +195,8 @@ def parts(situation):
 def test_choice_and_reason(name):
     situation, guide, expected = CHOICES[name]
     model, data = parts(situation)
-    plan = bbvi.plan(model, data, guide=guide)
+    overrides = getattr(situation, "estimators", None)
+    plan = bbvi.plan(model, data, guide=guide, estimators=overrides)
     assert {n: c.estimator for n, c in plan.choices.items()} == {
         n: estimator for n, (estimator, _) in expected.items()
     }
@@ -206,7 +218,7 @@ REFUSALS = {
         Marginalized,
         "3 of its elements share cost terms",
     ),
-    "a chain summed out": (cases.SCAN, None, "z", Marginalized, "share cost terms"),
+    "an event summed out": (cases.EVENT, None, "z", Marginalized, "share cost terms"),
     "masked summed out": (cases.MASKED, None, "z", Marginalized, "masked"),
     "countable summed out": (cases.POISSON, None, "z", Marginalized, "no known finite"),
     "countable summed under q": (cases.POISSON, None, "z", Local, "no known finite"),
