@@ -1144,6 +1144,8 @@ for _name, _case in COUPLED.items():
 for _name, _case in WINDOWED.items():
     GRADIENTS[f"{_name}, local"] = by(_case, z=Local)
     GRADIENTS[f"{_name}, score"] = by(_case, z=Score)
+    if _name != "grid":
+        GRADIENTS[f"{_name}, summed out"] = _case.but(summed=("z",))
 GRADIENTS["late plate, summed out"] = LATE.but(summed=("z",))
 GRADIENTS["late plate, local"] = by(LATE, z=Local)
 GRADIENTS["late plate, score"] = by(LATE, z=Score)

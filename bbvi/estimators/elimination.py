@@ -305,7 +305,7 @@ class _Reading:
         """How the sum is done, in words."""
         sites = listed(self.names)
         on_axes = any(a is not None for axes in self.axes.values() for a in axes)
-        if self.chain is not None:
+        if any(lag for f in factors.values() for _, lag in f.variables):
             chains = [n for n in self.names if self.chain in self.axes[n]]
             length = self.shapes[chains[0]][self.axes[chains[0]].index(self.chain)]
             states = " x ".join(str(self.num_values[n]) for n in chains)
