@@ -312,8 +312,16 @@ SCANS = {
     "ends": Model(
         ends, {"y": Y4}, "chain of 3 steps with 2 states: 4 evaluations", {"mu": 1.3}
     ),
-    "some steps": Model(some_steps, {"y": Y3[1:]}, "with 2 x 3 states"),
+    "some steps": Model(some_steps, {"y": Y3[1:]}, "tree of z and w along .*: 6 eval"),
 }
+QUICK = ("pair in a plate", "nested plates", "loop", "factorial", "many chains", "ends")
+
+
+def slowly(names, quick):
+    """Names as parameters, all but some of them marked slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 every_model = pytest.mark.parametrize("name", [*MODELS, *SCANS])
 
 
@@ -358,7 +366,7 @@ def assert_same(found, exact):
     )
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly([*MODELS, *SCANS], QUICK))
 def test_sum_and_its_gradient_are_those_of_brute_force(name):
     case = model_of(name)
     assert_same(summed(case), brute_force(case))
@@ -382,7 +390,7 @@ def enumerated(case):
 FUNSOR = ["pair in a plate", "nested plates", "tree", "loop", "scan"]
 
 
-@pytest.mark.parametrize("name", FUNSOR)
+@pytest.mark.parametrize("name", slowly(FUNSOR, ("scan",)))
 def test_sum_is_that_of_funsor(name):
     case = model_of(name)
     exact, _ = funsor_log_density(enum(enumerated(case), -3), (), dict(case.data), {})
@@ -395,7 +403,7 @@ def trace_enum(case):
     return -loss.loss(jax.random.key(0), {}, enumerated(case), guide, **case.data)
 
 
-@pytest.mark.parametrize("name", ["pair in a plate", "tree", "loop"])
+@pytest.mark.parametrize("name", slowly(["pair in a plate", "tree", "loop"], ("loop",)))
 def test_sum_is_that_of_numpyro_outside_scan(name):
     case = MODELS[name]
     np.testing.assert_allclose(summed(case)[0], trace_enum(case), rtol=1e-5)
@@ -437,7 +445,7 @@ def p_value(counts, probs, fewest=5):
     return stats.chi2.sf(statistic, len(wanted) - 1)
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly([*MODELS, *SCANS], ("nested plates", "ends")))
 def test_draws_are_from_the_joint_conditional(name):
     """One false alarm in a million; sites drawn each on its own would be found out."""
     case = model_of(name)

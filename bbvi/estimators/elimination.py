@@ -191,7 +191,7 @@ class _Reading:
             ends = ((name, axis), (_cost(term), entry.axis))
             old = {number.setdefault(end, len(number)) for end in ends}
             number = {p: min(old) if n in old else n for p, n in number.items()}
-        for owner in {owner for owner, _ in number}:
+        for owner in dict.fromkeys(owner for owner, _ in number):
             own = [n for (other, _), n in number.items() if other == owner]
             if len(set(own)) < len(own):
                 raise Obstacle(

@@ -133,12 +133,13 @@ class Ordering:
         chain = self.chain if any(lags.values()) else None
         kept = frozenset().union(*(self.axes[name] for name, _ in outer))
         if outer and (kept == level or chain in kept):
+            others = listed(dict.fromkeys(name for name, _ in outer))
             raise Obstacle(
-                f"every element of {listed({n for n, _ in outer})} meets every "
-                f"element of others in a cost term"
+                f"every element of {others} meets every element of others in a cost "
+                f"term"
                 if chain is None
-                else f"{listed(gone)} and {listed({n for n, _ in outer})} are "
-                f"chains of different shapes that meet at every step"
+                else f"{listed(gone)} and {others} are chains of different shapes "
+                f"that meet at every step"
             )
         axes = tuple(sorted(level - {chain}))
         step = Step(
@@ -154,12 +155,13 @@ class Ordering:
 
     def _path(self, step: Step) -> tuple[tuple[int, ...], ...]:
         """The order of pairs within a step; notes the largest intermediate."""
-        operands = [set(self.labels_of(name)) - {step.chain} for name in step.factors]
-        operands += [set(b.scope) - {step.chain} for b in step.before]
+        found = [self.labels_of(name) for name in step.factors]
+        found += [before.scope for before in step.before]
+        operands = [[x for x in o if x != step.chain] for o in found]
         output = step.labels
         if step.chain is not None:
             output = step.inner
-            operands.append({later(label, step) for label in output})
+            operands.append([later(label, step) for label in output])
         symbols = {
             label: opt_einsum.get_symbol(i)
             for i, label in enumerate(dict.fromkeys(x for o in operands for x in o))
@@ -172,11 +174,12 @@ class Ordering:
         turns = 1 if step.chain is None else self.sizes[step.chain]
         for taken in path:
             chosen = [operands.pop(i) for i in sorted(taken, reverse=True)]
-            union = set().union(*chosen)
+            union = list(dict.fromkeys(x for o in chosen for x in o))
             self.largest = max(
                 self.largest, turns * prod(self.sizes[label] for label in union)
             )
-            operands.append(union & set(output).union(*operands))
+            needed = set(output).union(*operands)
+            operands.append([label for label in union if label in needed])
         return tuple(map(tuple, path))
 
     def labels_of(self, name: str) -> tuple[Label, ...]:
