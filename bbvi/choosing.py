@@ -19,6 +19,8 @@ from bbvi.estimators import (
     ScoreFunction,
     Situation,
 )
+from bbvi.estimators.elimination import Group, eliminate, sharing
+from bbvi.estimators.ordering import Obstacle, listed
 from bbvi.guides import Guide
 from bbvi.nodes import Node
 
@@ -31,6 +33,8 @@ PREFERENCE: tuple[Estimator, ...] = (
 """Estimators in the order in which they are tried."""
 MAX_VALUES = 1_024
 """Most evaluations that a site may cost when its elements are summed together."""
+MAX_CELLS = 2**24
+"""Most numbers in a table that summing sites out may take."""
 MAX_COUPLED = 16
 """Most evaluations that a site with coupled elements may cost."""
 
@@ -55,50 +59,115 @@ def sum_out(
     drawn: Collection[str],
     overrides: dict[str, Estimator],
     problems: list[str],
-) -> tuple[dict[str, Choice], dict[str, str]]:
-    """Choices of the sites that are summed out; why not, for all other sites.
+) -> tuple[dict[str, Choice], dict[str, str], tuple[Group, ...]]:
+    """Which sites are summed out, and how.
 
     Args:
         analysis: Of the model.
         drawn: Sites that a written guide has statements for.
         overrides: Estimators that were asked for.
         problems: Gains a sentence for every override that is unsound.
+
+    Returns:
+        Their choices, why not for all other sites, and how they are summed.
     """
+    estimator = Marginalized()
+    asked = {n for n, e in overrides.items() if type(e) is Marginalized}
+    situations = {}
+    for name, site in analysis.latents.items():
+        scales = {analysis.sites[term].scale for term in analysis.children(name)}
+        factor = "the guide's own" if name in drawn and name not in asked else ""
+        bounded = tuple(n for n, on in analysis.bounds.items() if name in on)
+        situations[name] = Situation(
+            site, factor=factor, scales=tuple(scales), bounded=bounded
+        )
+    sound = {
+        name
+        for name, situation in situations.items()
+        if estimator.refusal(situation) is None
+        and (name in asked or name not in overrides)
+    }
+    groups, obstacles = _affordable(analysis, sound, asked)
     choices: dict[str, Choice] = {}
     refusals: dict[str, str] = {}
-    estimator = Marginalized()
-    for name, site in analysis.latents.items():
-        override = overrides.get(name)
-        wanted = type(override) is Marginalized
-        terms = analysis.children(name)
-        summed = (n for n in choices if set(analysis.children(n)) & set(terms))
-        situation = Situation(
-            site=site,
-            factor="the guide's own" if name in drawn and not wanted else "",
-            **_coupling(site.shape, name, analysis.influence),
-            scales=tuple({analysis.sites[term].scale for term in terms}),
-            bounded=tuple(n for n, on in analysis.bounds.items() if name in on),
-            neighbours=tuple(summed),
-        )
-        refusal = estimator.refusal(situation)
-        if refusal is None and situation.num_values > MAX_VALUES and not wanted:
-            refusal = f"{situation.num_values} values, more than {MAX_VALUES}"
-        if refusal is None and (override is None or wanted):
-            reason = "as asked" if wanted else estimator.reason(situation)
+    of_site = {name: group for group in groups for name in group.sites}
+    for name, situation in situations.items():
+        situation = replace(situation, obstacle=obstacles.get(name, ""))
+        if name in of_site:
+            group = of_site[name]
+            situation = replace(
+                situation, route=group.reason, evaluations=group.evaluations
+            )
+            reason = estimator.reason(situation)
+            reason = f"as asked; {reason}" if name in asked else reason
             in_q = replace(situation, factor="a table")
             rejected = {
                 other: other.refusal(in_q) or why
                 for other, why in _after(estimator).items()
             }
             choices[name] = Choice(estimator, reason, rejected)
-        elif wanted:
+            continue
+        refusal = estimator.refusal(situation)
+        refusals[name] = refusal or f"overridden by {overrides[name]!r}"
+        if name in asked:
             problems.append(
-                f"{site.describe} cannot use Marginalized(): {refusal}. Leave the "
-                f"override out, and the best sound estimator is chosen"
+                f"{situation.site.describe} cannot use Marginalized(): {refusal}. "
+                f"Leave the override out, and the best sound estimator is chosen"
             )
-        else:
-            refusals[name] = refusal or f"overridden by {override!r}"
-    return choices, refusals
+    return choices, refusals, tuple(groups)
+
+
+def _affordable(
+    analysis: Analysis, names: Collection[str], asked: Collection[str]
+) -> tuple[list[Group], dict[str, str]]:
+    """Groups of sites to sum out within the limits; why not, for sites in none.
+
+    Where sites cannot all be summed out together, they are taken one after the other,
+    those that are asked for first, as long as those taken before stay affordable.
+    """
+    found: list[Group] = []
+    obstacles: dict[str, str] = {}
+    for sites in sharing(analysis, names):
+        groups = _within_limits(analysis, sites, asked)
+        if isinstance(groups, str) and len(sites) == 1:
+            obstacles[sites[0]] = groups
+        elif isinstance(groups, str):
+            groups = ()
+            kept: list[str] = []
+            for name in sorted(sites, key=lambda name: name not in asked):
+                more = _within_limits(analysis, [*kept, name], asked)
+                if isinstance(more, str):
+                    obstacles[name] = more
+                else:
+                    groups, kept = more, [*kept, name]
+        if not isinstance(groups, str):
+            found += groups
+    return found, obstacles
+
+
+def _within_limits(
+    analysis: Analysis, names: Collection[str], asked: Collection[str]
+) -> tuple[Group, ...] | str:
+    """How the sites are summed out, or why they are not."""
+    try:
+        groups = eliminate(analysis, names)
+    except Obstacle as obstacle:
+        return str(obstacle)
+    for group in groups:
+        if asked >= set(group.sites):
+            continue
+        with_others = f" with {listed(group.sites)}" * (len(group.sites) > 1)
+        if group.evaluations > MAX_VALUES:
+            return (
+                f"{group.evaluations:,} evaluations{with_others}, more than "
+                f"{MAX_VALUES:,}"
+            )
+        if group.cells > MAX_CELLS:
+            return (
+                f"a table of {group.cells:,} numbers{with_others}, more than "
+                f"{MAX_CELLS:,}"
+            )
+    return groups
 
 
 def _after(chosen: Estimator) -> dict[Estimator, str]:

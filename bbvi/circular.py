@@ -17,6 +17,7 @@ from bbvi._types import Array, Key
 from bbvi.analysis import Analysis
 from bbvi.analysis.structure import Jump
 from bbvi.analysis.tracing import log_density, run
+from bbvi.estimators.elimination import Group
 from bbvi.estimators.summation import model_terms
 from bbvi.joint import GUIDE_TERM
 from bbvi.nodes import Node
@@ -31,7 +32,7 @@ def compare_ends(
     analysis: Analysis,
     program: Callable[..., Any],
     nodes: dict[str, Node],
-    marginalized: tuple[str, ...],
+    groups: tuple[Group, ...],
 ) -> dict[str, Jump]:
     """Nodes on a circle along which a cost jumps where it closes.
 
@@ -43,7 +44,7 @@ def compare_ends(
     for name in (n for n, node in nodes.items() if node.is_circular):
         terms = ["data not known"]
         if analysis.arguments.has_values:
-            terms = _differing(analysis, program, nodes, marginalized, name)
+            terms = _differing(analysis, program, nodes, groups, name)
         if terms:
             found[name] = Jump("ends", "-pi and pi", "", terms[0])
     return found
@@ -53,7 +54,7 @@ def _differing(
     analysis: Analysis,
     program: Callable[..., Any],
     nodes: dict[str, Node],
-    marginalized: tuple[str, ...],
+    groups: tuple[Group, ...],
     name: str,
 ) -> list[str]:
     """Cost terms that are not the same at both ends."""
@@ -67,7 +68,7 @@ def _differing(
             for n, site in guide.items()
             if n in nodes or site["type"] in ("plate", "param")
         }
-        terms, _ = model_terms(analysis, marginalized, kwargs, key, values)
+        terms, _ = model_terms(analysis, groups, kwargs, key, values)
         return {**terms, **{GUIDE_TERM.format(n): log_density(guide[n]) for n in nodes}}
 
     @jax.jit

@@ -172,9 +172,7 @@ def _energy_of(plan: Plan, params: Params) -> Any:
             log_jacobian += jnp.sum(slopes)
             start += prod(shape)
         key = jax.random.key(0)
-        terms, _ = model_terms(
-            analysis, plan.marginalized, kwargs, key, {**given, **values}
-        )
+        terms, _ = model_terms(analysis, plan.groups, kwargs, key, {**given, **values})
         log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
         moments = jnp.concatenate([values[site.name].ravel() for site in sites])
         return -(log_p + log_jacobian), moments

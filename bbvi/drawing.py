@@ -1,7 +1,7 @@
 """Draws of q with their log densities, on the full data.
 
 Pure, as `bbvi.objective` is. Sites that were summed out of the model are drawn from
-their exact conditional.
+their exact joint conditional.
 """
 
 import warnings
@@ -26,7 +26,8 @@ from bbvi._types import (
 from bbvi.analysis import analyze
 from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, run
-from bbvi.estimators.summation import MARGINAL, model_terms, value_table
+from bbvi.estimators.elimination import eliminate
+from bbvi.estimators.summation import draw_summed, model_terms
 from bbvi.guides import FullRank
 from bbvi.guides.gaussian import JOINT
 from bbvi.joint import constrain, run_guide, with_full_plates
@@ -62,7 +63,8 @@ def whole(plan: Plan) -> Plan:
     )
     names = tuple(name for name in full.latents if name not in plan.marginalized)
     program = with_full_plates(plan.guide.program(full, names), analysis)
-    return replace(plan, analysis=full, program=program)
+    groups = eliminate(full, plan.marginalized)
+    return replace(plan, analysis=full, program=program, groups=groups)
 
 
 def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> Draw:
@@ -74,7 +76,7 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
         key: Of the draw.
         data: The model's arguments.
         values: Whether to return the sites' values; sites that were summed out are
-            then drawn from their exact conditional, one after the other.
+            then drawn from their exact joint conditional.
 
     Returns:
         The draw.
@@ -85,9 +87,7 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     guide = run_guide(plan.program, kwargs, guide_key, constrained)
     draws = {name: guide[name]["value"] for name in plan.nodes}
     given = {**constrained, **draws}
-    terms, model = model_terms(
-        plan.analysis, plan.marginalized, kwargs, model_key, given
-    )
+    terms, model = model_terms(plan.analysis, plan.groups, kwargs, model_key, given)
     log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
     log_q = jnp.zeros(())
     for name in plan.nodes:
@@ -96,15 +96,9 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
         log_q += jnp.sum(log_q_of(guide[name], model[name] if masked else None))
     if not values:
         return Draw({}, log_p, log_q, {})
-    if plan.marginalized:
-        key = jax.random.fold_in(key, CONDITIONAL_STREAM)
-    for name in plan.marginalized:
-        others = {n: _first(plan, n) for n in plan.marginalized if n not in given}
-        table = value_table(plan.analysis, name, kwargs, model_key, {**others, **given})
-        key, this = jax.random.split(key)
-        site = plan.analysis.sites[name]
-        index = jax.random.categorical(this, table, axis=0)
-        given[name] = jnp.asarray(site.values, site.dtype)[index]
+    if plan.groups:
+        keys = (model_key, jax.random.fold_in(key, CONDITIONAL_STREAM))
+        given |= draw_summed(plan.analysis, plan.groups, kwargs, keys, given)
     model = run(plan.analysis.model, kwargs, model_key, given)
     wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
     shown = {n: model[n]["value"] for n in wanted}
@@ -116,13 +110,13 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
     found = {}
     for name in analysis.of_kind("observed"):
         term = log_density(model[name])
-        for summed in plan.marginalized:
-            total = terms[MARGINAL.format(summed)]
-            alone = analysis.children(summed) == [summed, name]
-            if alone and total.shape == term.shape:
-                entries = analysis.influence[name][summed]
-                in_place = (e in (None, (a, 0, 0)) for a, e in enumerate(entries))
-                term = total if all(in_place) else term
+        for group in plan.groups:
+            if group.factors.keys() == {*group.sites, name} and group.chain is None:
+                total, factor = terms[group.term], group.factors[name]
+                numbers = dict(zip(factor.axes, factor.numbers, strict=True))
+                in_place = [numbers.get(a) for a in range(jnp.ndim(term))]
+                if total.shape == term.shape and in_place == [*group.axes[group.last]]:
+                    term = total
         found[name] = term
     return found
 
@@ -147,9 +141,7 @@ def log_joint(
         given = {**own, **covariance, f"{JOINT}.loc": vector, JOINT: vector}
         placed = run(program, kwargs, key, given)
         values = {name: placed[name]["value"] for name in names}
-        terms, _ = model_terms(
-            analysis, plan.marginalized, kwargs, key, {**own, **values}
-        )
+        terms, _ = model_terms(analysis, plan.groups, kwargs, key, {**own, **values})
         jacobians = [-jnp.sum(log_density(placed[name])) for name in names]
         return sum(map(jnp.sum, terms.values())) + sum(jacobians)
 
@@ -190,11 +182,6 @@ def predict(plan: Plan, params: Params, key: Key, data: Data, drawn: Values) -> 
 
 
 _SHOWN = ("latent", "deterministic")
-
-
-def _first(plan: Plan, name: str) -> Array:
-    site = plan.analysis.sites[name]
-    return jnp.full(site.shape, site.values[0], site.dtype)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

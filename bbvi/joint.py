@@ -27,6 +27,7 @@ from bbvi.analysis.tracing import (
     unmasked_density,
 )
 from bbvi.analysis.windows import Influences, covers, move
+from bbvi.estimators.elimination import Group
 from bbvi.estimators.implicit import follow, is_implicit
 from bbvi.estimators.summation import model_terms
 from bbvi.nodes import Node
@@ -86,7 +87,7 @@ def joint_influence(
     program: Callable[..., Any],
     nodes: dict[str, Node],
     parameters: dict[str, Parameter],
-    marginalized: tuple[str, ...],
+    groups: tuple[Group, ...],
     *,
     trusted: bool,
 ) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], dict[str, Jump], str]:
@@ -97,7 +98,7 @@ def joint_influence(
         program: The guide.
         nodes: Its statements.
         parameters: Of guide and model.
-        marginalized: Sites that are summed out of the model.
+        groups: Sites that are summed out of the model.
         trusted: Whether the guide's own densities are known not to jump.
 
     Returns:
@@ -115,7 +116,7 @@ def joint_influence(
         draws = {n: guide[n]["value"] for n in nodes}
         indices = {n: s["value"] for n, s in guide.items() if s["type"] == "plate"}
         values = {**params, **indices, **draws}
-        terms, _ = model_terms(analysis, marginalized, kwargs, key, values)
+        terms, _ = model_terms(analysis, groups, kwargs, key, values)
         for name in nodes:
             terms[GUIDE_TERM.format(name)] = log_density(guide[name])
         given = run(program, kwargs, key, {**params, **inputs})
@@ -159,7 +160,7 @@ def joint_influence(
             program, arguments, sites, parameters, analysis.plates, unmasked_density
         )
         jumps = {**find_jumps(guide, closed, sorted(nodes), sorted(direct)), **jumps}
-    digest = fingerprint(closed, nodes, parameters, marginalized)
+    digest = fingerprint(closed, nodes, parameters, groups)
     return influence, feeds, jumps, digest
 
 

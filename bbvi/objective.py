@@ -182,16 +182,14 @@ def _run_particle(plan: Plan, kwargs: Any, key: Key, given: Values) -> _Particle
     draws = {name: guide[name]["value"] for name in plan.nodes}
     values = {**given, **draws}
     analysis = plan.analysis
-    terms, model = model_terms(analysis, plan.marginalized, kwargs, model_key, values)
+    terms, model = model_terms(analysis, plan.groups, kwargs, model_key, values)
     reached = {term: found for term, found in plan.influence.items() if term in terms}
     surrogate = jnp.zeros(())
     for name in plan.sites_of(LocalExpectation):
 
         def evaluate(value: Array, name: str = name) -> Costs:
             changed = {**values, name: value}
-            found, _ = model_terms(
-                analysis, plan.marginalized, kwargs, model_key, changed
-            )
+            found, _ = model_terms(analysis, plan.groups, kwargs, model_key, changed)
             return {t: found[t] for t in reached if name in reached[t]}
 
         surrogate += _local_expectation(plan, name, guide[name], model, terms, evaluate)

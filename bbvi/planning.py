@@ -14,6 +14,7 @@ from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.circular import compare_ends
 from bbvi.estimators import Estimator, Marginalized, ScoreFunction
+from bbvi.estimators.elimination import Group
 from bbvi.families import default_guide
 from bbvi.guides import Custom, Guide
 from bbvi.joint import initial_params, joint_influence
@@ -39,6 +40,7 @@ class Plan:
         influence: ``{cost: {node: influence}}`` of guide and model together.
         jumps: Sites along which a log density of model or guide jumps, and where.
         num_particles: Draws of q in one gradient estimate.
+        groups: How the sites that are summed out are summed.
     """
 
     analysis: Analysis
@@ -51,6 +53,7 @@ class Plan:
     influence: dict[str, Influences]
     jumps: dict[str, Jump]
     num_particles: int
+    groups: tuple[Group, ...] = ()
     fingerprint: str = ""
 
     def sites_of(self, kind: type[Estimator]) -> tuple[str, ...]:
@@ -189,10 +192,9 @@ def make_plan(
     parameters: dict[str, Parameter] = {}
     if isinstance(family, Custom):
         nodes, parameters = read_guide(analysis, family.function)
-    choices, not_summed = sum_out(analysis, nodes, overrides, problems)
+    choices, not_summed, groups = sum_out(analysis, nodes, overrides, problems)
     _raise_if(analysis, problems)
-    marginalized = tuple(choices)
-    names = tuple(name for name in analysis.latents if name not in marginalized)
+    names = tuple(name for name in analysis.latents if name not in choices)
     guide_reason = "as given"
     if family is None:
         family, guide_reason = default_guide(analysis, names)
@@ -210,10 +212,10 @@ def make_plan(
         program,
         nodes,
         parameters,
-        marginalized,
+        groups,
         trusted=not isinstance(family, Custom),
     )
-    jumps = {**compare_ends(analysis, program, nodes, marginalized), **jumps}
+    jumps = {**compare_ends(analysis, program, nodes, groups), **jumps}
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:
@@ -236,6 +238,7 @@ def make_plan(
         influence=influence,
         jumps=jumps,
         num_particles=num_particles or 1,
+        groups=groups,
         fingerprint=digest,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))

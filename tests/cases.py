@@ -585,6 +585,26 @@ def minibatch(batch):
     )
 
 
+def pairs_model(y, batch=None):
+    with numpyro.plate("rows", 5, batch) as index:
+        z = sample("z", dist.Bernoulli(0.35))
+        w = sample("w", dist.Bernoulli(jnp.where(z == 1, 0.8, param("p", 0.3))))
+        sample("y", dist.Normal(1.5 * z - w, 0.8), obs=y[index])
+
+
+def pairs(batch):
+    """Two finite sites in each row of a minibatch."""
+    return Case(
+        pairs_model,
+        {**_ROWS, "batch": batch},
+        None,
+        {"p": 0.4},
+        {"z": bits(5), "w": bits(5)},
+        summed=("z", "w"),
+        whole=_ROWS,
+    )
+
+
 def mixed_model(y, batch=None):
     mu = sample("mu", dist.Normal(0.5, 1.0))
     with numpyro.plate("rows", 4, batch) as index:
@@ -1040,16 +1060,19 @@ GRADIENTS: dict[str, Case] = {
     "nested, score above local": by(NESTED, a=Score, b=Local),
     "nested, inner summed out": by(NESTED, a=Local, b=Marginalized),
     "nested, inner summed out, outer scored": by(NESTED, a=Score, b=Marginalized),
+    "nested, summed out": NESTED.but(summed=("a", "b")),
     "no plate, local": by(NO_PLATE, z=Local),
     "no plate, score": by(NO_PLATE, z=Score),
     "event, local": by(EVENT, z=Local),
     "event, score": by(EVENT, z=Score),
     "scan, local": by(SCAN, z=Local),
     "scan, score of 1": by(SCAN, z=Score).but(num_particles=1, samples=40_000),
+    "scan, summed out": SCAN.but(summed=("z",)),
     "scan, score of 2": by(SCAN, z=Score).but(num_particles=2),
     "loop, local": by(LOOP, z0=Local, z1=Local, z2=Local),
     "loop, score": by(LOOP, z0=Score, z1=Score, z2=Score),
     "loop, every other one summed out": by(LOOP, z0=Score, z1=Marginalized, z2=Local),
+    "loop, summed out": LOOP.but(summed=("z0", "z1", "z2")),
     "autoregressive loop": AUTOREGRESSIVE_LOOP,
     "autoregressive scan": AUTOREGRESSIVE_SCAN,
     "scale 2, local": by(scaled_case(2.0), z=Local),
@@ -1082,9 +1105,11 @@ GRADIENTS: dict[str, Case] = {
     "shared likelihood, one summed out": by(SHARED, a=Marginalized, b=Score).but(
         summed=("a",)
     ),
+    "shared likelihood, summed out": SHARED.but(summed=("a", "b")),
     "shared likelihood, other summed out": by(SHARED, a=Local, b=Marginalized).but(
         summed=("b",)
     ),
+    "minibatch of pairs, summed out": pairs(2),
     "mixture, local": by(MIXTURE, z=Local),
     "mixture, score": by(MIXTURE, z=Score),
     "mixture, both scored": by(MIXTURE, z=Score, mu=Score).but(samples=40_000),
@@ -1130,6 +1155,8 @@ for _name, _case in COUPLED.items():
 for _name, _case in WINDOWED.items():
     GRADIENTS[f"{_name}, local"] = by(_case, z=Local)
     GRADIENTS[f"{_name}, score"] = by(_case, z=Score)
+    if _name != "grid":
+        GRADIENTS[f"{_name}, summed out"] = _case.but(summed=("z",))
 GRADIENTS["late plate, summed out"] = LATE.but(summed=("z",))
 GRADIENTS["late plate, local"] = by(LATE, z=Local)
 GRADIENTS["late plate, score"] = by(LATE, z=Score)

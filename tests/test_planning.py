@@ -38,11 +38,13 @@ def coupled(number):
     return single(dist.Bernoulli(jnp.full(number, 0.3)), lambda z: z.sum())
 
 
-def long_chain(number):
+def long_chain(number, **infer):
     """Neighbours share a factor."""
 
     def model(y):
-        z = sample("z", dist.Categorical(jnp.full((number, 3), 1 / 3)).to_event(1))
+        z = sample(
+            "z", dist.Categorical(jnp.full((number, 3), 1 / 3)).to_event(1), infer=infer
+        )
         numpyro.factor("turns", -jnp.abs(z[1:] - z[:-1]))
         sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
 
@@ -79,34 +81,45 @@ CHOICES = {
         cases.NESTED,
         None,
         {
-            "a": (Marginalized, "each element"),
-            "b": (Local, "coupled|share no cost term"),
+            "a": (Marginalized, "a and b along their plates: 4 evaluations"),
+            "b": (Marginalized, "a and b along their plates: 4 evaluations"),
         },
     ),
     "a shared likelihood": (
         cases.SHARED,
         None,
-        {"a": (Marginalized, "2 evaluations"), "b": (Local, "2 further evaluations")},
+        {
+            "a": (Marginalized, "a and b: 6 evaluations"),
+            "b": (Marginalized, "a and b: 6 evaluations"),
+        },
     ),
     "a coupled plate": (
         cases.COUPLED["sum"],
         None,
         {"z": (Local, "coupled elements: 3 further evaluations")},
     ),
-    "a chain in scan": (cases.SCAN, None, {"z": (Local, "coupled elements")}),
+    "a chain in scan": (
+        cases.SCAN,
+        None,
+        {"z": (Marginalized, "chain of 3 steps with 2 states: 4 evaluations and one")},
+    ),
     "a chain in a loop": (
         cases.LOOP,
         None,
         {
-            "z0": (Marginalized, "2 evaluations"),
-            "z1": (Local, "1 further"),
-            "z2": (Marginalized, "2 evaluations"),
+            f"z{t}": (Marginalized, "finite chain of z0, z1 and z2: 4 evaluations")
+            for t in range(3)
         },
     ),
     "events": (cases.EVENT, None, {"z": (Local, "coupled elements")}),
     "no plate": (cases.NO_PLATE, None, {"z": (Local, "coupled elements")}),
     "a long chain": (
         long_chain(50),
+        None,
+        {"z": (Marginalized, "chain of 50 steps with 3 states: 9 evaluations and")},
+    ),
+    "a long chain, its neighbours told apart": (
+        long_chain(50, bbvi=Local),
         None,
         {"z": (Local, "50 coupled elements in 2 colours: 4 further evaluations")},
     ),
@@ -211,7 +224,7 @@ REFUSALS = {
         Marginalized,
         "3 of its elements share cost terms",
     ),
-    "a chain summed out": (cases.SCAN, None, "z", Marginalized, "share cost terms"),
+    "an event summed out": (cases.EVENT, None, "z", Marginalized, "share cost terms"),
     "masked summed out": (cases.MASKED, None, "z", Marginalized, "masked"),
     "countable summed out": (cases.POISSON, None, "z", Marginalized, "no known finite"),
     "countable summed under q": (cases.POISSON, None, "z", Local, "no known finite"),

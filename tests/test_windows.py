@@ -18,7 +18,6 @@ import bbvi
 from bbvi.analysis.tracing import log_density, run, sample_sites
 from bbvi.analysis.windows import Aligned, colours, coupled_axes, covers, join
 from bbvi.estimators.score import reached_cost
-from bbvi.estimators.summation import unreached
 
 sample, plate, factor = numpyro.sample, numpyro.plate, numpyro.factor
 TURN = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.3, 0.6]])
@@ -348,12 +347,6 @@ def test_reached_cost_is_the_sum_over_each_window(seed):
             )
             total += term[place] if inside else 0.0
         np.testing.assert_allclose(found[position], total, atol=1e-5)
-
-
-def test_elements_of_a_cost_that_none_reaches():
-    found = unreached((6, 2), (Aligned(0, 1, 1), None), (4, 1))
-    np.testing.assert_array_equal(found[:, 1], [True, *[False] * 4, True])
-    assert not unreached((3, 2), (Aligned(1), Aligned(0, -1, 0)), (2, 4)).any()
 
 
 @pytest.mark.parametrize("seed", range(30))

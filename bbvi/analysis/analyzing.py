@@ -116,6 +116,7 @@ def examine(
         influence={n: found["cost"][n] for n in sites if n in found["cost"]},
         bounds={n: tuple(m for m in latents if m in reach[n]) for n in moving},
         jumps=find_jumps(program, closed, names, costs),
+        shapes={n: tuple(x.shape) for n, x in shape["cost"].items()},
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
     )

@@ -63,9 +63,12 @@ def moving_constraints(parameters: Mapping[str, Parameter]) -> list[str]:
 
 
 def read_plates(trace: Trace) -> dict[str, Plate]:
-    """The plates of a trace; an unused plate has dim 0."""
-    dims = {
-        frame.name: frame.dim
+    """The plates of a trace; an unused plate has dim 0.
+
+    Those inside ``scan`` are known by the sites that they hold.
+    """
+    frames = {
+        frame.name: frame
         for site in trace.values()
         for frame in site.get("cond_indep_stack", ())
     }
@@ -73,10 +76,10 @@ def read_plates(trace: Trace) -> dict[str, Plate]:
     for name, site in trace.items():
         if site["type"] == "plate":
             size, subsample_size = site["args"][0], jnp.shape(site["value"])[0]
-            plates[name] = Plate(
-                name, int(size), int(subsample_size), dims.get(name, 0)
-            )
-    return plates
+            dim = frames[name].dim if name in frames else 0
+            plates[name] = Plate(name, int(size), int(subsample_size), dim)
+    inside = {n: Plate(n, f.size, f.size, f.dim) for n, f in frames.items()}
+    return {**plates, **{n: p for n, p in inside.items() if n not in plates}}
 
 
 def trace_abstractly(

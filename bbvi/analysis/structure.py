@@ -142,6 +142,7 @@ class Analysis:
             depends on, and how its axes line up with theirs.
         bounds: Latents on which the support of each latent depends.
         jumps: Continuous sites along which the log density jumps, and where.
+        shapes: Of the cost terms.
         draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
     """
@@ -155,6 +156,7 @@ class Analysis:
     influence: dict[str, Influences]
     bounds: dict[str, tuple[str, ...]]
     jumps: dict[str, Jump]
+    shapes: dict[str, tuple[int, ...]]
     draws_itself: bool
     fingerprint: str
 

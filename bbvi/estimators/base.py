@@ -21,7 +21,9 @@ class Situation:
         scales: Different scales of the cost terms it reaches; None for arrays.
         feeds: Later draws of the guide that depend on it.
         bounded: Other sites whose support depends on it.
-        neighbours: Sites summed out already that share a cost term with it.
+        route: How it can be summed out of the model, in words.
+        obstacle: Why it cannot be.
+        evaluations: Evaluations of the model that summing it out takes.
         has_entropy: Whether the factor knows its entropy in closed form.
         jump: Where the log density jumps along the site, as a clause; empty if it
             does not.
@@ -37,7 +39,9 @@ class Situation:
     scales: tuple[float | None, ...] = (1.0,)
     feeds: tuple[str, ...] = ()
     bounded: tuple[str, ...] = ()
-    neighbours: tuple[str, ...] = ()
+    route: str = ""
+    obstacle: str = ""
+    evaluations: int = 0
     has_entropy: bool = False
     jump: str = ""
 

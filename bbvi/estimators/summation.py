@@ -5,31 +5,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.scipy.special import logsumexp
 
 from bbvi._types import Array, Key, Values
-from bbvi.analysis import Analysis, Site
+from bbvi.analysis import Analysis
 from bbvi.analysis.tracing import Trace, log_density, run, sample_sites, scaled
-from bbvi.analysis.windows import Influence
 from bbvi.estimators.base import Estimator, Situation
-from bbvi.estimators.score import reached_cost
-
-MARGINAL = "sum over {}"
-"""Name of the cost term that replaces the terms of a site that was summed out."""
+from bbvi.estimators.elimination import Group
+from bbvi.estimators.tables import (
+    draw_group,
+    factor_tables,
+    first_values,
+    log_total,
+)
 
 
 @dataclass(frozen=True, repr=False)
 class Marginalized(Estimator):
-    r"""Sum a finite discrete site out of the model, exactly.
+    r"""Sum finite discrete sites out of the model, exactly.
 
-    $$\log p(x, \theta) = \sum_i \log \sum_{k} p(z_i = k \mid \theta)\,
-      p(x_{(i)} \mid z_i = k, \theta)$$
+    $$\log p(x, \theta) = \log \sum_{z} p(z \mid \theta)\,
+      p(x \mid z, \theta)$$
 
-    for elements $i$ that share no cost term, so a whole plate costs K evaluations of
-    the model. The bound is tighter than with a factor for the site, its noise is gone
-    from all gradients, and its draws come from the exact conditional.
+    over all sites $z$ together, by variable elimination: elements of plates each on
+    their own, plates before the sites around them, trees from their leaves, chains in
+    one pass. Sites that share no cost term take their values together, so that a plate
+    costs K evaluations of the model and a chain $K^2$. The bound is tighter than with
+    factors for the sites, their noise is gone from all gradients, and their draws come
+    from the exact joint conditional.
 
     Example:
         >>> import bbvi
@@ -37,7 +39,8 @@ class Marginalized(Estimator):
         Marginalized()
 
     References:
-        Obermeyer et al. (2019), Tensor variable elimination for plated factor graphs.
+        Obermeyer et al. (2019), Tensor variable elimination for plated factor graphs,
+        algorithm 1; Rabiner (1989), A tutorial on hidden Markov models, eq. 19-21.
     """
 
     def refusal(self, situation: Situation) -> str | None:
@@ -51,27 +54,18 @@ class Marginalized(Estimator):
         if situation.bounded:
             names = ", ".join(situation.bounded)
             return f"the support of {names}, which q draws, depends on it"
-        if situation.coupled > 1:
-            return (
-                f"{situation.coupled} of its elements share cost terms, so they "
-                f"cannot be summed one by one"
-            )
-        if situation.neighbours:
-            names = ", ".join(situation.neighbours)
-            return f"it shares cost terms with {names}, which is summed out already"
         if len(situation.scales) != 1 or situation.scales[0] is None:
             return (
                 "its cost terms have different scales (a minibatch or "
                 "handlers.scale), and the logarithm of a scaled sum is biased"
             )
-        return None
+        return situation.obstacle or None
 
     def reason(self, situation: Situation) -> str:
-        where = "each element on its own" if situation.site.shape else "one element"
-        return f"finite, {where}: {situation.num_values} evaluations sum it exactly"
+        return situation.route
 
     def cost(self, situation: Situation) -> int:
-        return situation.num_values
+        return situation.evaluations
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +122,7 @@ class LocalExpectation(Estimator):
 
 def model_terms(
     analysis: Analysis,
-    marginalized: tuple[str, ...],
+    groups: tuple[Group, ...],
     kwargs: Mapping[str, Any],
     key: Key,
     values: Values,
@@ -137,82 +131,48 @@ def model_terms(
 
     Args:
         analysis: Of the model.
-        marginalized: Sites that are not in ``values``.
+        groups: Sites that are summed out, and are not in ``values``.
         kwargs: The model's arguments.
         key: For what the model draws itself.
         values: All other latents, parameters, indices of plates.
 
     Returns:
-        Unsummed terms by name, and the trace of one run of the model. Of a term that a
-        summed site reaches, only those elements are left that none of its reach.
+        Unsummed terms by name, and the trace of one run of the model.
     """
-    some = {name: _filled(analysis, name, 0) for name in marginalized}
-    trace = run(analysis.model, kwargs, key, {**values, **some})
+    values = {**values, **first_values(analysis, groups)}
+    trace = run(analysis.model, kwargs, key, values)
     sites = sample_sites(trace)
-    summed = {name: set(analysis.children(name)) for name in marginalized}
-    gone = set().union(*summed.values()) if summed else set()
+    gone = {term for group in groups for term in group.factors}
     terms = {n: scaled(log_density(s), s) for n, s in sites.items() if n not in gone}
-    for name in marginalized:
-        for n in analysis.children(name):
-            term = log_density(sites[n])
-            found = analysis.influence[n][name]
-            kept = unreached(jnp.shape(term), found, analysis.sites[name].shape)
-            if np.any(kept):
-                terms[n] = scaled(jnp.where(kept, term, 0.0), sites[n])
-        table = value_table(analysis, name, kwargs, key, {**values, **some})
-        site = sites[name]
-        terms[MARGINAL.format(name)] = scaled(logsumexp(table, axis=0), site)
+    tables = factor_tables(analysis, groups, kwargs, key, values)
+    for group in groups:
+        total = log_total(group, tables)
+        terms[group.term] = scaled(total, sites[group.last])
     return terms, trace
 
 
-def value_table(
+def draw_summed(
     analysis: Analysis,
-    name: str,
+    groups: tuple[Group, ...],
     kwargs: Mapping[str, Any],
-    key: Key,
+    keys: tuple[Key, Key],
     values: Values,
-) -> Array:
-    """Unscaled log joint of each value of a site with all that it influences.
+) -> Values:
+    """A draw of all sites that are summed out, given all others.
+
+    Args:
+        analysis: Of the model.
+        groups: The sites.
+        kwargs: The model's arguments.
+        keys: For what the model draws itself, and for the draw.
+        values: All other latents, parameters, indices of plates.
 
     Returns:
-        ``(K, *site.shape)``; its softmax over the first axis is the site's exact
-        conditional given the other values.
+        Values by site, from the exact joint conditional of every group.
     """
-    site = analysis.sites[name]
-    reached = {n: analysis.influence[n][name] for n in analysis.children(name)}
-    shape = jnp.shape(values[name])
-
-    def log_joint(k: Array) -> Array:
-        changed = {**values, name: jnp.full(shape, k, site.dtype)}
-        sites = sample_sites(run(analysis.model, kwargs, key, changed))
-        costs = [
-            _reached(log_density(sites[n]), influence, site, shape)
-            for n, influence in reached.items()
-        ]
-        return sum(costs, start=jnp.zeros(shape))
-
-    return jax.vmap(log_joint)(jnp.asarray(site.values))
-
-
-def unreached(
-    size: tuple[int, ...], influence: Influence, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Which elements of a cost of shape ``size`` no element of a latent reaches."""
-    reached = np.ones(size, bool)
-    for number, entry in zip(shape, influence, strict=True):
-        if entry is not None:
-            place = [-1 if a == entry.axis else 1 for a in range(len(size))]
-            at = np.arange(size[entry.axis]).reshape(place)
-            reached &= (entry.low <= at) & (at < number + entry.high)
-    return ~reached
-
-
-def _reached(
-    term: Array, influence: Influence, site: Site, shape: tuple[int, ...]
-) -> Array:
-    return jnp.broadcast_to(reached_cost(term, influence, shape), shape)
-
-
-def _filled(analysis: Analysis, name: str, index: int) -> Array:
-    site = analysis.sites[name]
-    return jnp.full(site.shape, site.values[index], site.dtype)
+    values = {**values, **first_values(analysis, groups)}
+    tables = factor_tables(analysis, groups, kwargs, keys[0], values)
+    drawn: Values = {}
+    for group, key in zip(groups, jax.random.split(keys[1], len(groups)), strict=True):
+        drawn |= draw_group(analysis, group, tables, key)
+    return drawn

@@ -24,6 +24,7 @@ from bbvi.guides.base import (
     Gaussian,
     Guide,
     continuous_of,
+    continuous_refusal,
     dimension,
     initial_loc,
     prior_centre,
