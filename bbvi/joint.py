@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions import (
+    BernoulliLogits,
+    BernoulliProbs,
     ImproperUniform,
     TransformedDistribution,
     constraints,
 )
 from numpyro.distributions.transforms import biject_to
-from numpyro.primitives import Messenger
 
 from bbvi._types import MODEL_STREAM, Array, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter, Site
@@ -42,6 +43,7 @@ from bbvi.analysis.tracing import (
 from bbvi.analysis.windows import Influences, covers, move
 from bbvi.estimators.base import DIFFERENTIABLE_SAMPLERS
 from bbvi.estimators.summation import model_terms
+from bbvi.guides.handlers import Couple, Detach, Tap, Watch
 
 GUIDE_TERM = "q({})"
 """Name of the cost term that a statement of the guide contributes."""
@@ -61,6 +63,8 @@ class Node:
         dtype: Of its value.
         is_discrete: Whether it takes values in a countable set.
         is_auxiliary: Whether it is marked as a statement of the guide's own.
+        is_bernoulli: Whether it is a Bernoulli.
+        is_hidden: Whether its draw is out of reach, as inside NumPyro's scan.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Node:
     dtype: Any
     is_discrete: bool
     is_auxiliary: bool = False
+    is_bernoulli: bool = False
+    is_hidden: bool = False
 
     def as_site(self) -> Site:
         """An auxiliary statement in the place of a site of the model."""
@@ -83,42 +89,19 @@ class Node:
         )
 
 
-class _Detach(Messenger):
-    """Stop gradients at the named draws, so that their scores alone carry them."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.names = names
-
-    def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.names:
-            msg["value"] = jax.lax.stop_gradient(msg["value"])
-            msg["intermediates"] = []
-
-
-class _Tap(Messenger):
-    """Let every draw depend on an input of its own as well as on its parents."""
-
-    def __init__(self, inputs: Values) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-    def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.inputs:
-            draw = msg["value"]
-            msg["value"] = self.inputs[msg["name"]] + (draw - draw)
-            msg["intermediates"] = []
-
-
 def run_guide(
     program: Callable[..., Any],
     kwargs: Mapping[str, Any],
     key: Key,
     values: Values,
     detached: tuple[str, ...] = (),
+    uniforms: Values | None = None,
 ) -> Trace:
-    """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws."""
-    with _Detach(detached):
+    """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws.
+
+    Bernoulli statements named in ``uniforms`` are drawn from those numbers.
+    """
+    with Couple(uniforms or {}), Detach(detached):
         return run(program, kwargs, key, values)
 
 
@@ -148,17 +131,19 @@ def read_guide(
     analysis: Analysis, program: Callable[..., Any]
 ) -> tuple[dict[str, Node], dict[str, Parameter]]:
     """Statements and parameters of a guide by name."""
+    watch = Watch()
 
     def reading(trace: Trace, _: Any) -> Any:
         sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
-        nodes = {n: _read_node(n, site) for n, site in sites.items()}
+        nodes = {n: _read_node(n, site, n in watch.drawn) for n, site in sites.items()}
         return nodes, read_parameters(trace)
 
     static, shapes = analysis.arguments.static, analysis.arguments.shapes
-    nodes, parameters = trace_abstractly(program, static, reading, shapes)
-    if parameters:  # again, so that a support that moves with them is seen to move
-        values = {name: parameter.shape for name, parameter in parameters.items()}
-        nodes, _ = trace_abstractly(program, static, reading, shapes, values)
+    with watch:
+        nodes, parameters = trace_abstractly(program, static, reading, shapes)
+        if parameters:  # again, so that a support that moves with them is seen to move
+            values = {name: parameter.shape for name, parameter in parameters.items()}
+            nodes, _ = trace_abstractly(program, static, reading, shapes, values)
     return nodes, parameters
 
 
@@ -210,7 +195,7 @@ def guide_problems(
     return problems
 
 
-def _read_node(name: str, site: Mapping[str, Any]) -> Node:
+def _read_node(name: str, site: Mapping[str, Any], is_drawn: bool) -> Node:  # noqa: FBT001
     fn = site["fn"]
     factor = type(unwrap(fn)).__name__
     moving = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(fn.support))
@@ -224,6 +209,8 @@ def _read_node(name: str, site: Mapping[str, Any]) -> Node:
         dtype=jnp.result_type(site["value"]),
         is_discrete=bool(fn.support.is_discrete),
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
+        is_bernoulli=type(unwrap(fn)) in (BernoulliLogits, BernoulliProbs),
+        is_hidden=not is_drawn,
     )
 
 
@@ -245,7 +232,7 @@ def joint_influence(
 
     def outputs(inputs: Any, params: Any, arrays: Any) -> dict[str, Any]:
         key, kwargs = jax.random.key(0), arguments.bind(arrays)
-        with _Tap(inputs):
+        with Tap(inputs):
             guide = run(program, kwargs, key, params)
         draws = {n: guide[n]["value"] for n in nodes}
         indices = {n: s["value"] for n, s in guide.items() if s["type"] == "plate"}

@@ -203,7 +203,9 @@ def make_plan(
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     for name in order:
         if name not in choices:
-            situation = situation_of(analysis, family, nodes[name], influence, feeds)
+            situation = situation_of(
+                analysis, family, nodes[name], influence, feeds, num_particles or 4
+            )
             why_not = not_summed.get(name, "not a site of the model")
             choice = choose(situation, overrides.get(name), why_not, problems)
             choices[name] = choice

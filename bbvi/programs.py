@@ -24,7 +24,7 @@ from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, whole
-from bbvi.estimators import ScoreFunction
+from bbvi.estimators import RunningAverage
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
 from bbvi.optimize.loop import (
@@ -36,6 +36,7 @@ from bbvi.optimize.loop import (
     unravel,
 )
 from bbvi.planning import Plan
+from bbvi.surrogates import controls
 
 EPS = 0.01
 """Of Adam: a gradient far below this many nats a unit moves nothing."""
@@ -206,11 +207,13 @@ class _Building:
 
     @property
     def decays(self) -> dict[str, float]:
-        """Of the running averages that stand in for other particles."""
-        choices = self.plan.choices
-        names = self.plan.sites_of(ScoreFunction)
-        single = self.plan.num_particles == 1
-        return {name: choices[name].estimator.decay for name in names if single}
+        """Of the running averages of costs, by site."""
+        averaged = {
+            name: control
+            for name, control in controls(self.plan).items()
+            if isinstance(control, RunningAverage)
+        }
+        return {name: control.decay for name, control in averaged.items()}
 
     def programs(self) -> Programs:
         """Trace all, longest compilation first, and compile side by side."""

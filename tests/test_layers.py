@@ -18,7 +18,8 @@ _BASE = {"_types", "_keys", "_collector"}
 _JOINT = _BASE | {"analysis", "guides", "estimators"}
 _CHOOSING = _JOINT | {"joint"}
 _PLANNING = _CHOOSING | {"choosing"}
-_OBJECTIVE = _PLANNING | {"planning"}
+_SURROGATES = _PLANNING | {"planning"}
+_OBJECTIVE = _SURROGATES | {"surrogates"}
 _DRAWING = _OBJECTIVE | {"objective"}
 _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "joint": _JOINT,
     "choosing": _CHOOSING,
     "planning": _PLANNING,
+    "surrogates": _SURROGATES,
     "objective": _OBJECTIVE,
     "elbo": _DRAWING,
     "drawing": _DRAWING,
