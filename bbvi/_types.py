@@ -16,6 +16,7 @@ Data = Mapping[str, Any]
 
 # Children of a key for different uses. ``split(key, n)[i]`` is ``fold_in(key, i)``, so
 # these numbers lie where no split reaches.
+COUPLING_STREAM = 2**32 - 5
 BATCH_STREAM, MODEL_STREAM, SCREEN_STREAM, CONDITIONAL_STREAM = range(2**32 - 4, 2**32)
 
 

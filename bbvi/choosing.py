@@ -12,10 +12,15 @@ from bbvi.analysis import Analysis
 from bbvi.analysis.structure import Jump
 from bbvi.analysis.windows import Influences, colours
 from bbvi.estimators import (
+    Antithetic,
+    ControlVariate,
     Estimator,
+    LeaveOneOut,
     LocalExpectation,
     Marginalized,
+    OptimalScale,
     Reparameterized,
+    RunningAverage,
     ScoreFunction,
     Situation,
 )
@@ -31,6 +36,13 @@ PREFERENCE: tuple[Estimator, ...] = (
     ScoreFunction(),
 )
 """Estimators in the order in which they are tried."""
+CONTROLS: tuple[ControlVariate, ...] = (
+    Antithetic(),
+    LeaveOneOut(),
+    RunningAverage(),
+    OptimalScale(),
+)
+"""Control variates of a score function in the order in which they are tried."""
 MAX_VALUES = 1_024
 """Most evaluations that a site may cost when its elements are summed together."""
 MAX_CELLS = 2**24
@@ -193,6 +205,7 @@ def situation_of(
     influence: dict[str, Influences],
     feeds: dict[str, tuple[str, ...]],
     jumps: Mapping[str, Jump],
+    num_particles: int = 4,
 ) -> Situation:
     """What is known about the site of a node when its estimator is chosen."""
     site = analysis.latents.get(node.name) or node.as_site()
@@ -212,7 +225,23 @@ def situation_of(
         feeds=feeds[node.name],
         has_entropy=node.has_entropy or bool(joint),
         jump=str(jumps.get(node.name, "")),
+        num_particles=num_particles,
+        is_bernoulli=node.is_bernoulli,
+        is_hidden=node.is_hidden,
+        fed_by=tuple(n for n in feeds if node.name in feeds[n]),
     )
+
+
+def controlled(situation: Situation) -> ScoreFunction:
+    """The score function with the first control variate that is sound.
+
+    The default of the class is left unsaid.
+    """
+    control = next(c for c in CONTROLS if c.refusal(situation) is None)
+    plain = ScoreFunction()
+    if control == plain.control(situation.num_particles):
+        return plain
+    return ScoreFunction(control_variate=control)
 
 
 def choose(
@@ -237,6 +266,9 @@ def choose(
         if not isinstance(override, tuple(map(type, PREFERENCE))):
             refusal = "bbvi.objective does not know how to form its gradient"
         if refusal is not None:
+            if isinstance(override, ScoreFunction) and ScoreFunction() in sound:
+                controls = [c for c in CONTROLS if c.refusal(situation) is None]
+                names = " or ".join(f"estimators.{c!r}" for c in controls)
             remedy = f"Use {names}" if sound else "No estimator is sound here"
             problems.append(f"{where} cannot use {override!r}: {refusal}. {remedy}")
             return None
@@ -248,8 +280,11 @@ def choose(
         limit = MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
         cost = estimator.cost(situation)
         if cost <= limit or estimator is sound[-1]:
+            after = _after(estimator)
+            if estimator == ScoreFunction():
+                estimator = controlled(situation)
             reason = estimator.reason(situation)
-            return Choice(estimator, reason, {**_after(estimator), **rejected})
+            return Choice(estimator, reason, {**after, **rejected})
         rejected[estimator] = f"{cost} further evaluations, more than {limit}"
     reasons = "; ".join(f"{type(e).__name__}: {why}" for e, why in rejected.items())
     problems.append(

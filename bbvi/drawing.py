@@ -25,13 +25,13 @@ from bbvi._types import (
 )
 from bbvi.analysis import analyze
 from bbvi.analysis.reading import draw_improper
-from bbvi.analysis.tracing import Trace, log_density, run
+from bbvi.analysis.tracing import Trace, log_density, log_q_of, run
 from bbvi.estimators.elimination import eliminate
 from bbvi.estimators.summation import draw_summed, model_terms
 from bbvi.guides import FullRank
 from bbvi.guides.gaussian import JOINT
 from bbvi.joint import constrain, run_guide, with_full_plates
-from bbvi.objective import log_q_of, model_stream
+from bbvi.objective import model_stream
 from bbvi.planning import Plan
 
 

@@ -30,6 +30,7 @@ from bbvi.analysis.windows import Influences, covers, move
 from bbvi.estimators.elimination import Group
 from bbvi.estimators.implicit import follow, is_implicit
 from bbvi.estimators.summation import model_terms
+from bbvi.guides.handlers import Couple, Tap
 from bbvi.nodes import Node
 
 GUIDE_TERM = "q({})"
@@ -56,29 +57,19 @@ class _Carry(Messenger):
             msg["intermediates"] = []
 
 
-class _Tap(Messenger):
-    """Let every draw depend on an input of its own as well as on its parents."""
-
-    def __init__(self, inputs: Values) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-    def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.inputs:
-            draw = msg["value"]
-            msg["value"] = self.inputs[msg["name"]] + (draw - draw)
-            msg["intermediates"] = []
-
-
 def run_guide(
     program: Callable[..., Any],
     kwargs: Mapping[str, Any],
     key: Key,
     values: Values,
     detached: tuple[str, ...] = (),
+    uniforms: Values | None = None,
 ) -> Trace:
-    """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws."""
-    with _Carry(detached):
+    """A draw of q: the guide's trace, with gradients stopped at ``detached`` draws.
+
+    Bernoulli statements named in ``uniforms`` are drawn from those numbers.
+    """
+    with Couple(uniforms or {}), _Carry(detached):
         return run(program, kwargs, key, values)
 
 
@@ -111,7 +102,7 @@ def joint_influence(
 
     def outputs(inputs: Any, params: Any, arrays: Any) -> dict[str, Any]:
         key, kwargs = jax.random.key(0), arguments.bind(arrays)
-        with _Tap(inputs):
+        with Tap(inputs):
             guide = run(program, kwargs, key, params)
         draws = {n: guide[n]["value"] for n in nodes}
         indices = {n: s["value"] for n, s in guide.items() if s["type"] == "plate"}

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from numpyro.distributions import (
+    BernoulliLogits,
+    BernoulliProbs,
     FoldedDistribution,
     ImproperUniform,
     TransformedDistribution,
@@ -30,6 +32,7 @@ from bbvi.analysis.tracing import (
 )
 from bbvi.estimators.implicit import is_circular, is_implicit
 from bbvi.estimators.samplers import is_differentiable
+from bbvi.guides.handlers import Watch
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Node:
         dtype: Of its value.
         is_discrete: Whether it takes values in a countable set.
         is_auxiliary: Whether it is marked as a statement of the guide's own.
+        is_bernoulli: Whether it is a Bernoulli.
+        is_hidden: Whether its draw is out of reach, as inside NumPyro's scan.
         site: Its record.
     """
 
@@ -67,6 +72,8 @@ class Node:
     is_discrete: bool
     site: Site = field(repr=False)
     is_auxiliary: bool = False
+    is_bernoulli: bool = False
+    is_hidden: bool = False
 
     def as_site(self) -> Site:
         """An auxiliary statement in the place of a site of the model."""
@@ -106,17 +113,22 @@ def read_guide(
     analysis: Analysis, program: Callable[..., Any]
 ) -> tuple[dict[str, Node], dict[str, Parameter]]:
     """Statements and parameters of a guide by name."""
+    watch = Watch()
 
     def reading(trace: Trace, _: Any) -> Any:
         sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
-        nodes = {n: _read_node(n, site) for n, site in sites.items()}
+        nodes = {
+            n: replace(_read_node(n, site), is_hidden=n not in watch.drawn)
+            for n, site in sites.items()
+        }
         return nodes, read_parameters(trace)
 
     static, shapes = analysis.arguments.static, analysis.arguments.shapes
-    nodes, parameters = trace_abstractly(program, static, reading, shapes)
-    if parameters:  # again, so that a support that moves with them is seen to move
-        values = {name: parameter.shape for name, parameter in parameters.items()}
-        nodes, _ = trace_abstractly(program, static, reading, shapes, values)
+    with watch:
+        nodes, parameters = trace_abstractly(program, static, reading, shapes)
+        if parameters:  # again, so that a support that moves with them is seen to move
+            values = {name: parameter.shape for name, parameter in parameters.items()}
+            nodes, _ = trace_abstractly(program, static, reading, shapes, values)
     return _settle_supports(analysis, program, nodes, parameters), parameters
 
 
@@ -234,6 +246,7 @@ def _read_node(name: str, site: Mapping[str, Any]) -> Node:
         dtype=jnp.result_type(site["value"]),
         is_discrete=bool(fn.support.is_discrete),
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
+        is_bernoulli=type(unwrap(fn)) in (BernoulliLogits, BernoulliProbs),
         site=read_site(name, site),
     )
 

@@ -218,14 +218,14 @@ def make_plan(
     jumps = {**compare_ends(analysis, program, nodes, groups), **jumps}
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
+    particles = num_particles or 4
     for name in order:
         if name not in choices:
+            node, why_not = nodes[name], not_summed.get(name, "not a site of the model")
             situation = situation_of(
-                analysis, family, nodes[name], influence, feeds, jumps
+                analysis, family, node, influence, feeds, jumps, particles
             )
-            why_not = not_summed.get(name, "not a site of the model")
-            choice = choose(situation, overrides.get(name), why_not, problems)
-            choices[name] = choice
+            choices[name] = choose(situation, overrides.get(name), why_not, problems)
     _raise_if(analysis, problems)
     made = Plan(
         analysis=analysis,

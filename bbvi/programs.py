@@ -25,7 +25,7 @@ from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import fingerprint
 from bbvi.drawing import Draw, draw, log_joint, whole
-from bbvi.estimators import Reparameterized, ScoreFunction
+from bbvi.estimators import Reparameterized, RunningAverage
 from bbvi.guides import FullRank, Guide
 from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import initial_params
@@ -40,6 +40,7 @@ from bbvi.optimize.loop import (
 )
 from bbvi.optimize.mode import Mode, find_mode
 from bbvi.planning import Plan
+from bbvi.surrogates import controls
 
 EPS = 0.01
 """Of Adam: a gradient far below this many nats a unit moves nothing."""
@@ -221,11 +222,13 @@ class _Building:
 
     @property
     def decays(self) -> dict[str, float]:
-        """Of the running averages that stand in for other particles."""
-        choices = self.plan.choices
-        names = self.plan.sites_of(ScoreFunction)
-        single = self.plan.num_particles == 1
-        return {name: choices[name].estimator.decay for name in names if single}
+        """Of the running averages of costs, by site."""
+        averaged = {
+            name: control
+            for name, control in controls(self.plan).items()
+            if isinstance(control, RunningAverage)
+        }
+        return {name: control.decay for name, control in averaged.items()}
 
     def programs(self) -> Programs:
         """Trace all, longest compilation first, and compile side by side."""

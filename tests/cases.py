@@ -32,6 +32,9 @@ sample, param = numpyro.sample, numpyro.param
 Marginalized = estimators.Marginalized()
 Local = estimators.LocalExpectation()
 Score = estimators.ScoreFunction()
+Antithetic = estimators.ScoreFunction(control_variate=estimators.Antithetic())
+Scaled = estimators.ScoreFunction(control_variate=estimators.OptimalScale())
+Averaged = estimators.ScoreFunction(control_variate=estimators.RunningAverage())
 Pathwise = estimators.Reparameterized()
 Landing = estimators.Reparameterized(stick_the_landing=True)
 
@@ -412,6 +415,16 @@ LOOP = Case(
     {"z0.logits": 0.4, "z1.logits": -0.6, "z2.logits": 1.1},
     {f"z{t}": bits() for t in range(3)},
 )
+
+
+def flat_scan_guide(y):
+    """Independent draws, inside one NumPyro scan all the same."""
+
+    def step(carry, logits):
+        sample("z", dist.Bernoulli(logits=logits))
+        return carry, None
+
+    scan(step, None, param("start", jnp.zeros(3)))
 
 
 def autoregressive_scan_guide(y):
@@ -1177,6 +1190,62 @@ for _batch in (1, 2, 4):
     GRADIENTS[f"mixed minibatch of {_batch}, score"] = by(
         mixed_minibatch(_batch), z=Score
     )
+
+# Control variates by label, each with what it is sound for; Bernoulli sites first.
+_BERNOULLI = {
+    "scalar": SCALAR,
+    "plate": PLATE,
+    "nested": NESTED,
+    "no plate": NO_PLATE,
+    "event": EVENT,
+    "loop": LOOP,
+    "coupled by sum": COUPLED["sum"],
+    "coupled by roll": COUPLED["roll"],
+    "coupled by matrix": COUPLED["matrix"],
+    "minibatch of 1": minibatch(1),
+    "minibatch of 2": minibatch(2),
+    "scale 2": scaled_case(2.0),
+    "mask": MASKED,
+    "mask in a written guide": MASKED.but(family=None),
+    "mask over events": MASKED_EVENT,
+    "discrete upstream of pathwise": DOWNSTREAM,
+    "mixture": MIXTURE.but(samples=30_000),
+}
+_ANY = {
+    **_BERNOULLI,
+    "categorical": CATEGORICAL,
+    "poisson": POISSON.but(samples=40_000),
+    "shared likelihood": SHARED,
+    "discrete downstream": UPSTREAM,
+    "scan": SCAN,
+    "autoregressive loop": AUTOREGRESSIVE_LOOP,
+    "normal": NORMAL,
+}
+_SCORED = {
+    "nested": ("a", "b"),
+    "loop": ("z0", "z1", "z2"),
+    "autoregressive loop": ("z0", "z1", "z2"),
+    "shared likelihood": ("a", "b"),
+    "normal": ("mu",),
+}
+CONTROLLED: dict[str, Case] = {}
+for _label, _estimator, _cases in (
+    ("antithetic", Antithetic, _BERNOULLI),
+    ("optimal scale", Scaled, _ANY),
+):
+    for _name, _case in _cases.items():
+        CONTROLLED[f"{_name}, {_label}"] = _case.but(
+            estimators=dict.fromkeys(_SCORED.get(_name, ("z",)), _estimator)
+        )
+for _number in (2, 3, 8):
+    for _name in ("scalar", "coupled by matrix", "minibatch of 2"):
+        CONTROLLED[f"{_name}, antithetic of {_number}"] = CONTROLLED[
+            f"{_name}, antithetic"
+        ].but(num_particles=_number)
+CONTROLLED["scalar, optimal scale of 2"] = CONTROLLED["scalar, optimal scale"].but(
+    num_particles=2
+)
+GRADIENTS |= CONTROLLED
 # The inner sites of these are summed out of the model.
 for _name in ("nested, inner summed out", "nested, inner summed out, outer scored"):
     GRADIENTS[_name] = GRADIENTS[_name].but(summed=("b",))
@@ -1232,5 +1301,17 @@ SLOW = {
     "mixed minibatch of 2, local",
     "mixed minibatch of 4, local",
     "mixed minibatch of 4, score",
+}
+SLOW |= CONTROLLED.keys() - {
+    "scalar, antithetic of 2",
+    "no plate, antithetic",
+    "coupled by matrix, antithetic",
+    "minibatch of 1, antithetic",
+    "minibatch of 2, antithetic of 2",
+    "mask over events, antithetic",
+    "discrete upstream of pathwise, antithetic",
+    "coupled by matrix, optimal scale",
+    "minibatch of 2, optimal scale",
+    "normal, optimal scale",
 }
 assert GRADIENTS.keys() >= SLOW

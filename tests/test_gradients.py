@@ -15,7 +15,7 @@ import pytest
 import bbvi
 from bbvi import objective
 from bbvi.analysis.windows import Aligned
-from bbvi.estimators import tables
+from bbvi.estimators import antithetic, controls, tables
 from tests import cases
 from tests.statistics import assert_biased, assert_unbiased
 
@@ -183,7 +183,7 @@ def control(name, plan=None, **changes):
 
 @pytest.mark.parametrize("name", ["plate, score of 4", "scan, score of 2"])
 def test_control_without_score_term(name, monkeypatch):
-    monkeypatch.setattr(objective, "leave_one_out", lambda cost: cost)
+    monkeypatch.setattr(controls, "leave_one_out", lambda cost: cost)
     control(name)
 
 
@@ -197,18 +197,31 @@ def test_control_without_score_term(name, monkeypatch):
     ],
 )
 def test_control_with_the_scale_twice(name, scale, monkeypatch):
-    honest = objective.leave_one_out
+    honest = controls.leave_one_out
     monkeypatch.setattr(
-        objective, "leave_one_out", lambda c: c - scale * (c - honest(c))
+        controls, "leave_one_out", lambda c: c - scale * (c - honest(c))
     )
     control(name)
 
 
 def test_control_with_its_own_cost_in_the_baseline(monkeypatch):
     monkeypatch.setattr(
-        objective, "leave_one_out", lambda cost: cost.mean(0, keepdims=True)
+        controls, "leave_one_out", lambda cost: cost.mean(0, keepdims=True)
     )
     control("plate, score of 4")
+
+
+def test_control_antithetic_without_its_correction(monkeypatch):
+    monkeypatch.setattr(antithetic, "correlation", lambda probs, number: 0.0)
+    control("scalar, antithetic of 2")
+    control("coupled by matrix, antithetic")
+
+
+def test_control_with_the_optimal_scale_of_all_particles(monkeypatch):
+    monkeypatch.setattr(
+        controls, "leave_one_out", lambda cost: cost.mean(0, keepdims=True)
+    )
+    control("scalar, optimal scale of 2")
 
 
 def trusting(plan):
@@ -318,8 +331,8 @@ def test_control_that_forgets_a_cost(name, term):
 def test_control_that_stops_the_path(name, monkeypatch):
     honest = objective.run_guide
 
-    def stopped(program, kwargs, key, values, detached=()):
-        return honest(program, kwargs, key, values, ("mu",))
+    def stopped(program, kwargs, key, values, detached=(), uniforms=None):
+        return honest(program, kwargs, key, values, ("mu",), uniforms)
 
     monkeypatch.setattr(objective, "run_guide", stopped)
     control(name)

@@ -19,7 +19,8 @@ _NODES = _BASE | {"analysis", "guides", "estimators"}
 _JOINT = _NODES | {"nodes"}
 _CHOOSING = _JOINT | {"joint"}
 _PLANNING = _CHOOSING | {"choosing", "families", "circular"}
-_OBJECTIVE = _PLANNING | {"planning"}
+_SURROGATES = _PLANNING | {"planning"}
+_OBJECTIVE = _SURROGATES | {"surrogates"}
 _DRAWING = _OBJECTIVE | {"objective"}
 _PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "choosing": _CHOOSING,
     "families": _BASE | {"analysis", "guides"},
     "planning": _PLANNING,
+    "surrogates": _SURROGATES,
     "objective": _OBJECTIVE,
     "elbo": _DRAWING,
     "expectation": _DRAWING,

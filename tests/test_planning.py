@@ -131,7 +131,7 @@ CHOICES = {
     "many coupled": (
         coupled(40),
         None,
-        {"z": (Score, "discrete, 40 coupled elements")},
+        {"z": (cases.Antithetic, "discrete, 40 coupled elements")},
     ),
     "countable": (cases.POISSON, None, {"z": (Score, "countable, without an end")}),
     "masked": (cases.MASKED, None, {"z": (Local, "share no cost term: 1 further")}),
@@ -155,7 +155,7 @@ CHOICES = {
         cases.DOWNSTREAM,
         cases.downstream_guide,
         {
-            "z": (Score, "later draws of the guide depend"),
+            "z": (cases.Antithetic, "later draws of the guide depend"),
             "x": (Pathwise, "differentiable sampler"),
         },
     ),
@@ -271,6 +271,27 @@ REFUSALS = {
         Score,
         r"drawn together.*guides\.MeanField\(\)",
     ),
+    "antithetic categorical": (
+        cases.CATEGORICAL,
+        guides.MeanField(),
+        "z",
+        cases.Antithetic,
+        r"factor Table is no Bernoulli\. Use estimators\.LeaveOneOut\(\) or",
+    ),
+    "antithetic after other draws": (
+        cases.UPSTREAM,
+        cases.upstream_guide,
+        "z",
+        cases.Antithetic,
+        r"depend on other draws \(x\).*Use estimators\.LeaveOneOut\(\) or",
+    ),
+    "antithetic inside scan": (
+        cases.SCAN,
+        cases.flat_scan_guide,
+        "z",
+        cases.Antithetic,
+        "made inside scan",
+    ),
     "support that moves": (
         cases.MOVING_SUPPORT,
         guides.MeanField(),
@@ -298,6 +319,35 @@ def test_refusal_names_the_sound_ones():
         match=r"Use estimators\.LocalExpectation\(\) or estimators\.ScoreFunction\(\)",
     ):
         made(cases.SCAN, estimators={"z": Pathwise})
+
+
+@pytest.mark.parametrize("control", ["LeaveOneOut", "OptimalScale", "Antithetic"])
+def test_one_particle_has_no_others(control):
+    wanted = estimators.ScoreFunction(control_variate=getattr(estimators, control)())
+    words = r"no others to compare with\. Use estimators\.RunningAverage\(\)"
+    with pytest.raises(PlanError, match=words):
+        bbvi.plan(
+            cases.PLATE.model,
+            cases.PLATE.data,
+            guide=guides.MeanField(),
+            estimators={"z": wanted},
+            num_particles=1,
+        )
+
+
+def test_coupled_bernoulli_elements_have_antithetic_particles():
+    choice = bbvi.plan(*coupled(40)).choices["z"]
+    assert choice.reason.endswith("the other particles, which are antithetic")
+    alone = bbvi.plan(*coupled(40), num_particles=1).choices["z"]
+    assert alone.estimator == Score
+    assert alone.reason.endswith("minus a running average of past steps")
+
+
+def test_a_control_variate_is_an_object():
+    with pytest.raises(TypeError, match=r"estimators\.LeaveOneOut\(\); found 0\.9"):
+        estimators.ScoreFunction(control_variate=0.9)
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\); found 1"):
+        estimators.RunningAverage(decay=1)
 
 
 def test_scales_that_differ_refuse_the_sum():
@@ -374,7 +424,9 @@ def test_override_with_options():
     assert landing.choices["z"].estimator.stick_the_landing
     assert "sticking the landing" in landing.choices["z"].reason
     assert "Reparameterized(stick_the_landing=True)" in repr(landing)
-    slow = estimators.ScoreFunction(decay=0.99)
+    slow = estimators.ScoreFunction(
+        control_variate=estimators.RunningAverage(decay=0.99)
+    )
     plan = made(cases.PLATE, estimators={"z": slow})
     assert plan.choices["z"].estimator == slow
 

@@ -150,6 +150,15 @@ def unmasked_density(site: Mapping[str, Any]) -> Array:
     return unmask(fn).log_prob(site["value"])
 
 
+def log_q_of(site: Mapping[str, Any], masking: Mapping[str, Any] | None) -> Array:
+    """Log density of a statement of the guide, under the mask of the model's site."""
+    if masking is None:
+        return log_density(site)
+    mask = copy(masking["fn"])
+    mask.base_dist = site["fn"]
+    return mask.log_prob(site["value"])
+
+
 def scaled(log_prob: Array, site: Mapping[str, Any]) -> Array:
     """``log_prob`` times the site's scale, aligned with its batch axes."""
     scale = site["scale"]

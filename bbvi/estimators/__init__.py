@@ -2,19 +2,31 @@
 
 Each is unbiased wherever it is not refused: `Marginalized` sums a finite site out of
 the model, `LocalExpectation` sums it under q, `Reparameterized` differentiates the
-draw, `ScoreFunction` needs values only.
+draw, `ScoreFunction` needs values only, and takes a control variate.
 """
 
+from bbvi.estimators.antithetic import Antithetic
 from bbvi.estimators.base import Estimator, Situation
+from bbvi.estimators.controls import (
+    ControlVariate,
+    LeaveOneOut,
+    OptimalScale,
+    RunningAverage,
+)
 from bbvi.estimators.pathwise import Reparameterized
 from bbvi.estimators.score import ScoreFunction
 from bbvi.estimators.summation import LocalExpectation, Marginalized
 
 __all__ = [
+    "Antithetic",
+    "ControlVariate",
     "Estimator",
+    "LeaveOneOut",
     "LocalExpectation",
     "Marginalized",
+    "OptimalScale",
     "Reparameterized",
+    "RunningAverage",
     "ScoreFunction",
     "Situation",
 ]

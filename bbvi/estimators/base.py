@@ -27,6 +27,10 @@ class Situation:
         has_entropy: Whether the factor knows its entropy in closed form.
         jump: Where the log density jumps along the site, as a clause; empty if it
             does not.
+        num_particles: Draws of q in one gradient estimate.
+        is_bernoulli: Whether the factor is a Bernoulli.
+        is_hidden: Whether its draw is out of reach, as inside NumPyro's scan.
+        fed_by: Draws of the guide on which the factor depends.
     """
 
     site: Site
@@ -44,6 +48,10 @@ class Situation:
     evaluations: int = 0
     has_entropy: bool = False
     jump: str = ""
+    num_particles: int = 4
+    is_bernoulli: bool = False
+    is_hidden: bool = False
+    fed_by: tuple[str, ...] = ()
 
     @property
     def num_values(self) -> int:
@@ -52,14 +60,27 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Estimator:
+class Option:
+    """A choice that is written as a call, with only what differs from its defaults."""
+
+    def __repr__(self) -> str:
+        changed = (
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Estimator(Option):
     """How the gradient gets through one site.
 
     To write your own:
       - make a frozen dataclass (`repr=False`) whose fields are the options;
       - `refusal` returns why it would be unsound at a site, or None;
       - `reason` returns why it is the right one there, as a clause;
-      - teach `bbvi.objective` the terms it adds to the surrogate.
+      - teach `bbvi.surrogates` the terms it adds to the bound.
     """
 
     @abstractmethod
@@ -73,11 +94,3 @@ class Estimator:
     def cost(self, situation: Situation) -> int:
         """Evaluations of the model that a particle needs beyond its own."""
         return 0
-
-    def __repr__(self) -> str:
-        changed = (
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in fields(self)
-            if getattr(self, f.name) != f.default
-        )
-        return f"{type(self).__name__}({', '.join(changed)})"

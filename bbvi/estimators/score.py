@@ -10,6 +10,7 @@ from jax import lax
 from bbvi._types import Array
 from bbvi.analysis.windows import Aligned, Influence
 from bbvi.estimators.base import Estimator, Situation
+from bbvi.estimators.controls import ControlVariate, LeaveOneOut, RunningAverage
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,26 +23,38 @@ class ScoreFunction(Estimator):
     where $f_i$ holds the cost terms that element $i$ of the site influences, and no
     others but those of a block of coupled elements (Ranganath et al. 2014, section
     3.1; `in_blocks`), with plate scales once, and
-    $\log q(z_i)$ neither scaled nor masked. With several particles, $b_i$ is the
-    mean of $f_i$ over the *other* particles, which share the minibatch
-    (leave-one-out); with one particle it is a running average of past steps. Both
-    leave the gradient unbiased. It needs nothing of the model but values.
+    $\log q(z_i)$ neither scaled nor masked. What is taken off, $b_i$, is the control
+    variate's; each of them leaves the gradient unbiased. It needs nothing of the model
+    but values.
 
     Args:
-        decay: Of the running average.
+        control_variate: Default `LeaveOneOut`, with one particle `RunningAverage`.
 
     Example:
-        >>> import bbvi
-        >>> bbvi.estimators.ScoreFunction()
-        ScoreFunction()
+        >>> from bbvi.estimators import Antithetic, ScoreFunction
+        >>> ScoreFunction(control_variate=Antithetic())
+        ScoreFunction(control_variate=Antithetic())
 
     References:
         Ranganath, Gerrish and Blei (2014), Black box variational inference, eq. 3 and
-        section 3.1; Kool, van Hoof and Welling (2019), Buy 4 REINFORCE samples, get a
-        baseline for free, eq. 8.
+        section 3.1.
     """
 
-    decay: float = 0.9
+    control_variate: ControlVariate | None = None
+
+    def __post_init__(self) -> None:
+        given = self.control_variate
+        if given is not None and not isinstance(given, ControlVariate):
+            raise TypeError(
+                f"control_variate must be a control variate such as "
+                f"estimators.LeaveOneOut(); found {given!r}"
+            )
+
+    def control(self, num_particles: int) -> ControlVariate:
+        """The control variate, the default by the number of particles."""
+        if self.control_variate is not None:
+            return self.control_variate
+        return LeaveOneOut() if num_particles > 1 else RunningAverage()
 
     def refusal(self, situation: Situation) -> str | None:
         if not situation.factor:
@@ -61,7 +74,7 @@ class ScoreFunction(Estimator):
                 f"the support of its factor {situation.factor} may depend on "
                 f"parameters, where the score is not the gradient"
             )
-        return None
+        return self.control(situation.num_particles).refusal(situation)
 
     def reason(self, situation: Situation) -> str:
         site = situation.site
@@ -76,7 +89,8 @@ class ScoreFunction(Estimator):
         else:
             why = f"discrete, {situation.coupled} coupled elements"
         each = "element" if site.shape else "site"
-        return f"{why}; costs that each {each} influences, minus a baseline"
+        control = self.control(situation.num_particles).reason(situation)
+        return f"{why}; costs that each {each} influences, {control}"
 
 
 def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> Array:
@@ -147,8 +161,3 @@ def in_blocks(
         else found
         for term, found in reached.items()
     }
-
-
-def leave_one_out(cost: Array) -> Array:
-    """Mean of a cost over the other particles, ``(num_particles, ...)``."""
-    return (jnp.sum(cost, 0, keepdims=True) - cost) / (cost.shape[0] - 1)
