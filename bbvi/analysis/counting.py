@@ -46,7 +46,7 @@ def constant(value: Any) -> Known | None:
     return np.asarray(value)
 
 
-def of_variable(var: Any, env: dict[Any, Known]) -> Known | None:
+def of_variable(var: Any, env: dict[Any, Known | None]) -> Known | None:
     """What is known of an input of an equation."""
     return constant(var.val) if isinstance(var, Literal) else env.get(var)
 
@@ -81,7 +81,7 @@ def evaluate(eqn: Any, reads: Sequence[Known | None]) -> Known | None:
         reads: What is known of its inputs.
     """
     aval = eqn.outvars[0].aval
-    dtype = getattr(aval, "dtype", None)
+    dtype: Any = getattr(aval, "dtype", None)
     if getattr(dtype, "kind", None) not in _INTEGERS:
         return None
     if not 0 < prod(aval.shape) <= LARGEST:
@@ -198,7 +198,7 @@ _COUNTING: dict[str, Callable[..., Any]] = {
     "convert_element_type": _unchanged,
     **dict.fromkeys(_MOVES, _unchanged),
 }
-_NUMPY: dict[str, Callable[..., np.ndarray]] = {
+_NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,

@@ -217,9 +217,9 @@ def _counters(
 ) -> list[Known | None]:
     """What carries may hold: one that begins at a constant may count the turns."""
 
-    def guess(value: Known | None) -> Known | None:
+    def guess(value: Any) -> Known | None:
         start = single(value)
-        if start is None or reverse or not np.issubdtype(value.dtype, np.integer):
+        if start is None or reverse or value.dtype.kind == "b":
             return value
         return Count(loop, start)
 
