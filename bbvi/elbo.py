@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.infer.elbo
 from numpyro import handlers
 
@@ -142,13 +143,13 @@ class ELBO(numpyro.infer.elbo.ELBO):
     ) -> Plan:
         identity = (id(model), id(guide), jax.config.jax_enable_x64, *call.identity)
         if identity not in self._plans:
-            arguments = Arguments(call.shapes, call.constants)
+            arguments = Arguments(call.stand_ins, call.constants)
             model, guide = (
                 _of_leaves(program, call.structure, call.names)
                 for program in (model, guide)
             )
             with jax.ensure_compile_time_eval():
-                analysis = examine(model, arguments)
+                analysis = examine(model, arguments, checked=False)
                 plan = make_plan(analysis, guide, self.estimators, self.num_particles)
             self._plans[identity] = plan
             while len(self._plans) > KEPT:
@@ -165,12 +166,14 @@ class _Call:
         structure: Pytree of ``(args, kwargs, parameters)``.
         names: Of its leaves.
         arrays: Leaves that are traced, and all parameters.
+        parameters: Names of the latter.
         constants: The other leaves.
     """
 
     structure: Any
     names: tuple[str, ...]
     arrays: Values
+    parameters: frozenset[str]
     constants: dict[str, Any]
 
     @property
@@ -178,6 +181,14 @@ class _Call:
         return {
             name: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
             for name, x in self.arrays.items()
+        }
+
+    @property
+    def stand_ins(self) -> dict[str, Any]:
+        """What stands for the arrays in a plan; parameters are given on their own."""
+        return {
+            name: np.ones(x.shape, x.dtype) if name in self.parameters else x
+            for name, x in self.shapes.items()
         }
 
     @property
@@ -193,7 +204,7 @@ def _read_call(
 ) -> _Call:
     leaves, structure = jax.tree.flatten_with_path((args, kwargs, param_map))
     positions = _positions(model, len(args))
-    names, arrays, constants = [], {}, {}
+    names, arrays, parameters, constants = [], {}, [], {}
     for (part, first, *rest), leaf in leaves:
         if part.idx == 0:
             name = positions[first.idx]
@@ -201,11 +212,12 @@ def _read_call(
             name = first.key
         else:
             name = f"parameter {first.key}"
+            parameters.append(name + jax.tree_util.keystr(tuple(rest)))
         name += jax.tree_util.keystr(tuple(rest))
         names.append(name)
         traced = part.idx == 2 or isinstance(leaf, jax.core.Tracer)
         (arrays if traced else constants)[name] = leaf
-    return _Call(structure, tuple(names), arrays, constants)
+    return _Call(structure, tuple(names), arrays, frozenset(parameters), constants)
 
 
 def _of_leaves(

@@ -66,9 +66,19 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
     return analysis
 
 
-def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
-    """`analyze` with its arguments sorted; arrays without values are not checked."""
-    sites, plates, parameters, observed, unsettled = _read_model(model, arguments)
+def examine(
+    model: Callable[..., Any], arguments: Arguments, *, checked: bool = True
+) -> Analysis:
+    """`analyze` with its arguments sorted.
+
+    Args:
+        model: The model.
+        arguments: Its arguments.
+        checked: Whether to look for observations outside of their support.
+    """
+    sites, plates, parameters, observed, unsettled = _read_model(
+        model, arguments, checked=checked
+    )
     latents = {n: s for n, s in sites.items() if s.kind == "latent"}
     struct = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in latents.items()}
     params = {
@@ -89,7 +99,7 @@ def examine(model: Callable[..., Any], arguments: Arguments) -> Analysis:
     costs, names = sorted(shape["cost"]), sorted(latents)
     found = influences(closed, names)
     influence = dict(zip(costs, found[: len(costs)], strict=True))
-    if arguments.has_values:
+    if checked:
         check_derived(model, arguments, plates, unsettled)
     program = Program(model, arguments, latents, parameters, plates)
     return Analysis(
@@ -129,7 +139,9 @@ def fingerprint(closed: Any, *records: Any) -> str:
     return digest.hexdigest()
 
 
-def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, ...]:
+def _read_model(
+    model: Callable[..., Any], arguments: Arguments, *, checked: bool
+) -> tuple[Any, ...]:
     problems: list[str] = []
     unsettled: list[str] = []
 
@@ -137,7 +149,7 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
         leaves = zip(
             jax.tree.leaves(arrays), jax.tree.leaves(arguments.arrays), strict=True
         )
-        known = {id(t): np.asarray(a) for t, a in leaves if arguments.has_values}
+        known = {id(t): np.asarray(a) for t, a in leaves if checked}
         named = {id(tracer): name for name, tracer in arrays.items()}
         sites = {}
         for name, message in trace.items():
@@ -149,7 +161,7 @@ def _read_model(model: Callable[..., Any], arguments: Arguments) -> tuple[Any, .
             if kind_of(message) == "observed":
                 if id(message["value"]) in named:
                     observed[name] = named[id(message["value"])]
-                settled = outside_support(name, message, known)
+                settled = outside_support(name, message, known) if checked else []
                 problems.extend(settled or ())
                 if settled is None:
                     unsettled.append(name)
