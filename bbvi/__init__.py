@@ -11,6 +11,7 @@ with collector_paused():
     from bbvi.analysis import Analysis, analyze
     from bbvi.choosing import Choice
     from bbvi.elbo import ELBO
+    from bbvi.expectation import Expectation, expectation
     from bbvi.fitting import fit
     from bbvi.loading import load
     from bbvi.objective import loss
@@ -22,6 +23,7 @@ __all__ = [
     "Analysis",
     "Choice",
     "ELBO",
+    "Expectation",
     "Fit",
     "Level",
     "Plan",
@@ -30,6 +32,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "estimators",
+    "expectation",
     "fit",
     "guides",
     "load",

@@ -40,6 +40,7 @@ from bbvi.analysis.tracing import (
     run,
     sample_sites,
     unmask,
+    unmasked_density,
     unwrap,
 )
 from bbvi.analysis.windows import Influences, covers, move
@@ -271,8 +272,12 @@ def joint_influence(
         for name in nodes:
             terms[GUIDE_TERM.format(name)] = log_density(guide[name])
         given = run(program, kwargs, key, {**params, **inputs})
-        direct = {n: log_density(given[n]) for n in nodes}
-        return {"direct": direct, "terms": terms, "values": draws}
+        return {
+            "direct": {n: unmasked_density(given[n]) for n in nodes},
+            "tapped": {n: unmasked_density(guide[n]) for n in nodes},
+            "terms": terms,
+            "values": draws,
+        }
 
     inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in nodes.items()}
     params = {n: p.shape for n, p in parameters.items()}
@@ -282,7 +287,9 @@ def joint_influence(
     found = influences(closed, jax.tree.flatten({n: n for n in inputs})[0])
     names = [jax.tree.flatten({n: n for n in shape[k]})[0] for k in sorted(shape)]
     found = iter(found)
-    direct, influence, drawn = ({n: next(found) for n in group} for group in names)
+    direct, tapped, influence, drawn = (
+        {n: next(found) for n in group} for group in names
+    )
     for name in nodes:
         site, term = analysis.sites.get(name), GUIDE_TERM.format(name)
         if site is not None and site.is_masked:
@@ -292,7 +299,7 @@ def joint_influence(
         name: tuple(other for other in nodes if other != name and name in drawn[other])
         for name in nodes
     }
-    for name, later in _hidden_feeds(direct, influence, feeds).items():
+    for name, later in _hidden_feeds(direct, tapped, feeds).items():
         feeds[name] = (*(n for n in nodes if n in later and n != name), name)
         mixed = (None,) * len(nodes[name].shape)
         for term, reaching in influence.items():
@@ -314,7 +321,7 @@ def _on_leading_axes(influence: Influences, ndim: int) -> Influences:
 
 def _hidden_feeds(
     direct: dict[str, Influences],
-    influence: dict[str, Influences],
+    tapped: dict[str, Influences],
     feeds: dict[str, tuple[str, ...]],
 ) -> dict[str, set[str]]:
     """Draws whose use inside the guide the taps do not see, and what they feed.
@@ -326,9 +333,8 @@ def _hidden_feeds(
     """
     hidden: dict[str, set[str]] = {}
     for later, found in direct.items():
-        seen = influence[GUIDE_TERM.format(later)]
         for name, axes in found.items():
-            known = seen.get(name)
+            known = tapped[later].get(name)
             if known is None or not covers(known, axes):
                 hidden.setdefault(name, set()).add(later)
     for later in hidden.values():

@@ -25,7 +25,7 @@ _RESULT = _PROGRAMS | {"programs", "verdict", "saving", "export", "plots"}
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
 _DRIVING = _RESULT | {"result", "watching"}
 _FITTING = _DRIVING | {"driving"}
-_ALL = _FITTING | {"fitting", "loading", "elbo"}
+_ALL = _FITTING | {"fitting", "loading", "elbo", "expectation"}
 MAY_IMPORT = {
     "_types": set(),
     "_collector": set(),
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "planning": _PLANNING,
     "objective": _OBJECTIVE,
     "elbo": _DRAWING,
+    "expectation": _DRAWING,
     "drawing": _DRAWING,
     "programs": _PROGRAMS,
     "saving": _BASE,

@@ -90,6 +90,14 @@ def log_density(site: Mapping[str, Any]) -> Array:
     return fn.log_prob(site["value"])
 
 
+def unmasked_density(site: Mapping[str, Any]) -> Array:
+    """`log_density` as it would be without masks."""
+    fn = refine(site["fn"])
+    if unmask(fn) is fn:
+        return log_density(site)
+    return unmask(fn).log_prob(site["value"])
+
+
 def scaled(log_prob: Array, site: Mapping[str, Any]) -> Array:
     """``log_prob`` times the site's scale, aligned with its batch axes."""
     scale = site["scale"]
