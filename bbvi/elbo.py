@@ -40,9 +40,11 @@ class ELBO(numpyro.infer.elbo.ELBO):
     out are summed out of the model; no ``enumerate`` marks are needed. All particles
     see the same minibatch, and plate scales enter once.
 
-    Within `SVI` the data are often traced, and known by their shapes only. What needs
-    their values is then left out: no check for NaN, or for observations outside the
-    support of their distribution (`bbvi.analyze` does both).
+    Data are not checked for NaN, or for observations outside the support of their
+    distribution, as `bbvi.analyze` does: most often they are traced, and known by their
+    shapes only. A log density that may jump along a continuous site is settled with
+    numbers within ``svi.run``; under ``jax.jit(svi.update)`` there are none, and what
+    may jump gets a score function, which needs no derivative.
 
     Cost: of `bbvi.loss`, and about five abstract traces of model and guide for each
     new pair of them and each new set of shapes. Model and guide are taken for pure, as

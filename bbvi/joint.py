@@ -308,7 +308,9 @@ def joint_influence(
     jumps = {n: jump for n, jump in analysis.jumps.items() if n in nodes}
     if not trusted:
         sites = {n: node.site for n, node in nodes.items()}
-        guide = Program(program, arguments, sites, parameters, analysis.plates)
+        guide = Program(
+            program, arguments, sites, parameters, analysis.plates, unmasked_density
+        )
         jumps = {**find_jumps(guide, closed, sorted(nodes), sorted(direct)), **jumps}
     digest = fingerprint(closed, nodes, parameters, marginalized)
     return influence, feeds, jumps, digest

@@ -109,7 +109,10 @@ WRONG = {
     ),
     "drawn from the prior": (TraceGraph_ELBO, written("mixture, summed out")),
     "a sampler without gradient": (Trace_ELBO, written("mixture as a guide")),
-    "a density that jumps": (TraceGraph_ELBO, written("step, score")),
+    "a density that jumps": (
+        TraceGraph_ELBO,
+        written("step, score", estimators={}, num_particles=8),
+    ),
     "no plate": (TraceGraph_ELBO, written("no plate, score")),
     "the plate's scale twice": (
         TraceGraph_ELBO,
@@ -165,6 +168,29 @@ def test_a_site_that_can_neither_be_summed_out_nor_drawn():
         PlanError, match=r"'z' \(Poisson\) has no statement in <lambda>"
     ):
         plan_of(case, lambda y: None)
+
+
+def hinge(y):
+    """A look-alike: continuous, but one branch jumps if the data choose it."""
+    mu = sample("mu", dist.Normal(0.3, 1.0))
+    step, smooth = jnp.where(mu > 0.5, 1.0, -1.0), jnp.where(mu > 0.5, mu, 0.5)
+    sample("y", dist.Normal(jnp.where(y < 0, step, smooth), 1.0), obs=y)
+
+
+@pytest.mark.parametrize(("y", "kind"), [(-1.0, ScoreFunction), (1.0, Reparameterized)])
+def test_jumps_are_settled_where_the_data_are_known(y, kind):
+    loss, params = bbvi.ELBO(), {"mu.loc": 0.0, "mu.scale": 0.0}
+    within = []
+
+    @jax.jit
+    def planned(y):
+        within.append(loss.plan(params, hinge, cases.normal_guide, y))
+        return y
+
+    known = loss.plan(params, hinge, cases.normal_guide, jnp.array(y))
+    planned(jnp.array(y))
+    assert isinstance(known.choices["mu"].estimator, kind)
+    assert isinstance(within[0].choices["mu"].estimator, ScoreFunction)
 
 
 def test_overrides_and_particles():

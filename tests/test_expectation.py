@@ -133,6 +133,19 @@ def jump():
     factor("cost", jnp.where(x > 0.5, 2.0, -1.0))
 
 
+def jump_in_a_node():
+    """The costs do not jump along x, the distribution of the next node does."""
+    x = sample("x", dist.Normal(param("m", 0.0), jnp.exp(param("s", 0.0))))
+    z = sample("z", dist.Bernoulli(jnp.where(x > 0.5, 0.9, 0.2)))
+    factor("cost", 2.0 * z + 0.3 * x)
+
+
+def jump_in_a_draw():
+    x = sample("x", dist.Normal(param("m", 0.0), jnp.exp(param("s", 0.0))))
+    y = sample("y", dist.Normal(jnp.where(x > 0.5, 1.5, -0.5), 0.7))
+    factor("cost", 2.0 * jnp.tanh(y) + 0.3 * x)
+
+
 BOTH = {"before": 0.4, "after": 0.3, "both": -0.2}
 CHAIN = {"a": 0.4, "b": -0.7}
 ROWS = {"logits": cases.f(0.4, -0.6, 1.1), "weights": cases.f(0.7, 1.2, -0.4)}
@@ -142,6 +155,9 @@ GAUSSIAN = {"m": 0.3, "s": -0.4, "target": 0.9}
 MIXED = {"m": 0.3, "s": -0.4, "w": 0.8}
 JUMP = {"m": 0.3, "s": -0.4}
 X, CELL = line(-5.0, 6.0, 400)
+COARSE = line(-4.0, 5.0, 180)
+PAIR = {"x": X, "z": bits()}
+LINES = {"x": COARSE[0], "y": COARSE[0]}
 CHAIN_GRID = {"z1": bits(), "z2": table([0, 1, 2])}
 
 # {id: (program, params, grid, log volume of a cell, estimators, data)}
@@ -168,7 +184,10 @@ PROGRAMS = {
         {"x": Score, "z": Score},
         {},
     ),
-    "jump": (jump, JUMP, {"x": X}, CELL, {"x": Score}, {}),
+    "jump": (jump, JUMP, {"x": X}, CELL, {}, {}),
+    "jump in a node, local": (jump_in_a_node, JUMP, PAIR, CELL, {}, {}),
+    "jump in a node, score": (jump_in_a_node, JUMP, PAIR, CELL, {"z": Score}, {}),
+    "jump in a draw": (jump_in_a_draw, JUMP, LINES, 2 * COARSE[1], {}, {}),
 }
 SLOW = {
     "both sides, local",
@@ -275,6 +294,15 @@ def test_choices_have_reasons_in_the_words_of_a_program():
     assert "later draws of the program (z2) depend on its value" in text
     for word in ("guide", "entropy", "Marginalized"):
         assert word not in text + repr(bbvi.expectation(gaussian))
+
+
+@pytest.mark.parametrize("name", [n for n in PROGRAMS if n.startswith("jump")])
+def test_a_node_along_which_something_jumps_is_scored(name):
+    found, *_ = made(name)
+    assert found.choices["x"].estimator == Score
+    assert "jumps" in found.choices["x"].reason
+    if "y" in found.choices:
+        assert found.choices["y"].estimator == Reparameterized()
 
 
 def test_costs_upstream_of_a_node_are_left_out():

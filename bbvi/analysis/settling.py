@@ -7,6 +7,7 @@ supports of sites hold by themselves, and its possible breaks
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -44,11 +45,11 @@ class Program:
 
     Attributes:
         function: The NumPyro program.
-        arguments: Its arguments; numbers between 0.2 and 1 stand in for arrays of which
-            only the shapes are known.
+        arguments: Its arguments.
         sites: Its latent sites, or a guide's statements.
         parameters: Its ``numpyro.param`` sites.
         plates: Its plates.
+        density: Unsummed log density of a traced site.
     """
 
     function: Callable[..., Any]
@@ -56,6 +57,7 @@ class Program:
     sites: Mapping[str, Site]
     parameters: Mapping[str, Parameter]
     plates: Mapping[str, Plate]
+    density: Callable[[Mapping[str, Any]], Array] = log_density
 
 
 def find_jumps(
@@ -72,16 +74,18 @@ def find_jumps(
     Returns:
         ``{site: jump}``. Cost: a walk over the jaxpr; where it leaves anything in
         doubt, one trace, one compilation and some thousand evaluations of the log
-        density, and another compilation if the doubt is about a derivative.
+        density, and another compilation if the doubt is about a derivative. Where
+        data are known by their shapes alone, all that is in doubt counts as a jump.
     """
     found = possible_jumps(closed, latents, terms, program.sites)
     if not found:
         return {}
-    try:
-        jumps = settle(program)
-    except (NotImplementedError, jax.errors.JaxRuntimeError):
-        # A break stands where it cannot be followed, or a callback fails.
-        jumps = all_jumps(latents, found)
+    traced = any(isinstance(const, jax.core.Tracer) for const in closed.consts)
+    jumps = all_jumps(latents, found)
+    if program.arguments.has_values and not traced:
+        # Else a break stands where it cannot be followed, or a callback fails.
+        with suppress(NotImplementedError, jax.errors.JaxRuntimeError):
+            jumps = settle(program)
     return {name: jumps[name] for name in program.sites if name in jumps}
 
 
@@ -186,7 +190,7 @@ class _Settling:
         key = jax.random.key(inputs["seed"])
         trace = run(function, program.arguments.bind(arrays), key, values)
         costs = {
-            name: jnp.sum(scaled(log_density(site), site))
+            name: jnp.sum(scaled(program.density(site), site))
             for name, site in sample_sites(trace).items()
         }
         where = {n: _plausible(trace[n]["fn"], self.shapes[n]) for n in self.moved}
@@ -268,12 +272,7 @@ class _Settling:
 
 
 def _values(array: Any) -> np.ndarray:
-    """An array in the widest type that is on; made up where only its shape is known."""
-    if isinstance(array, jax.ShapeDtypeStruct):
-        rng = np.random.default_rng(0)
-        is_float = jnp.issubdtype(array.dtype, jnp.floating)
-        drawn = rng.uniform(0.2, 1.0, array.shape)
-        array = (drawn if is_float else drawn > 0.6).astype(array.dtype)
+    """An array in the widest type that is on."""
     array = np.asarray(array)
     wide = array.dtype.kind == "f" and jax.config.jax_enable_x64
     return array.astype(np.float64) if wide else array
