@@ -16,8 +16,8 @@ from numpyro.primitives import Messenger
 
 from bbvi._types import MODEL_STREAM, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter
-from bbvi.analysis.analyzing import fingerprint
 from bbvi.analysis.dependence import influences
+from bbvi.analysis.fingerprints import fingerprint
 from bbvi.analysis.settling import Program, find_jumps
 from bbvi.analysis.structure import Jump
 from bbvi.analysis.tracing import (

@@ -23,7 +23,7 @@ import optax
 from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
-from bbvi.analysis.analyzing import fingerprint
+from bbvi.analysis.fingerprints import fingerprint
 from bbvi.drawing import Draw, draw, log_joint, whole
 from bbvi.estimators import Reparameterized, RunningAverage
 from bbvi.guides import FullRank, Guide

@@ -389,7 +389,105 @@ def censored(y):
         sample("y", dist.RightCensoredDistribution(base, COUNTS > 0), obs=y)
 
 
+# The examples of Lee, Rival and Yang (2023) without a step, in small: the parts of each
+# that an analysis of smoothness could stumble over.
+
+
+def bayesian_regression(y):
+    a = sample("a", dist.Normal(0.0, 10.0))
+    b = sample("b", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    sigma = sample("sigma", dist.Uniform(0.0, 10.0))
+    with numpyro.plate("rows", 3):
+        loc = a + b[0] * DATA + b[1] * DATA**2
+        sample("y", dist.Normal(loc, sigma), obs=y)
+
+
+def sparse_gamma(y):
+    top = sample("top", dist.Gamma(0.1, 0.1).expand([2]).to_event(1))
+    weights = sample("weights", dist.Gamma(0.1, 0.3).expand([2, 3]).to_event(2))
+    middle = sample("middle", dist.Gamma(0.1, 0.1 / (top @ weights)).to_event(1))
+    with numpyro.plate("rows", 3):
+        sample("y", dist.Poisson(middle), obs=y)
+
+
+def topics(y):
+    shares = sample("shares", dist.Dirichlet(jnp.ones(2)))
+    words = sample("words", dist.Dirichlet(jnp.ones(4)).expand([2]).to_event(1))
+    with numpyro.plate("rows", 3):
+        topic = sample("topic", dist.Categorical(shares))
+        sample("y", dist.Categorical(words[topic]), obs=y)
+
+
+def product_of_experts_topics(y):
+    z = sample("z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    logits = HEIGHTS[:, None] * jax.nn.softmax(z)
+    logits = (logits - logits.mean()) / jnp.sqrt(logits.var() + 1e-5)
+    with numpyro.plate("rows", 3):
+        sample("y", dist.Categorical(jax.nn.softmax(logits.sum(1))), obs=y)
+
+
+def dirichlet_process(y):
+    sticks = sample("sticks", dist.Beta(1.0, 1.5).expand([3]).to_event(1))
+    rate = sample("rate", dist.Gamma(3.0, 0.05).expand([4]).to_event(1))
+    left = jnp.cumprod(1 - sticks)
+    shares = jnp.append(sticks, 1.0) * jnp.append(1.0, left)
+    with numpyro.plate("rows", 3):
+        z = sample("z", dist.Categorical(shares))
+        sample("y", dist.Poisson(rate[z]), obs=y)
+
+
+def deep_markov(y):
+    z = jnp.zeros(2)
+    for t in range(3):
+        hidden = jax.nn.relu(z * HEIGHTS[:2] + 0.1)
+        gate = jax.nn.sigmoid(hidden)
+        loc = gate * jnp.maximum(hidden, z) + (1 - gate) * z
+        scale = jax.nn.softplus(jax.nn.relu(loc))
+        z = sample(f"z{t}", dist.Normal(loc, scale).to_event(1))
+        chance = jax.nn.sigmoid(jax.nn.relu(z) @ KNOTS[:2])
+        sample(f"y{t}", dist.Bernoulli(chance), obs=y[t] > 0)
+
+
+def mixed_hidden_markov(y):
+    effect = sample("effect", dist.Normal(0.0, 1.0))
+    angle = sample("angle", dist.Normal(0.0, 1.0))
+    transition = jax.nn.softmax(HEIGHTS.reshape(2, 2) + effect)
+    state = 0
+    for t in range(3):
+        state = sample(f"state{t}", dist.Categorical(transition[state]))
+        steps = dist.Gamma(jnp.exp(effect) + state, 1.0)
+        sample(f"y{t}", steps, obs=jnp.abs(y[t]))
+        sample(f"turn{t}", dist.VonMises(angle, 1.0 + state), obs=y[t])
+
+
+def single_cells(y):
+    z = sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    size = sample("size", dist.LogNormal(1.0, 0.5))
+    hidden = jax.nn.relu(jnp.outer(DATA, z)).sum(1)
+    counts = dist.NegativeBinomialLogits(2.0, jnp.log(size) + hidden)
+    with numpyro.plate("rows", 3):
+        sample("y", dist.ZeroInflatedDistribution(counts, gate_logits=hidden), obs=y)
+
+
+def autoencoder(y):
+    z = sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    kind = sample("kind", dist.Categorical(jnp.ones(3) / 3))
+    hidden = jax.nn.softplus(jnp.outer(DATA, z).sum(1) + HEIGHTS[kind])
+    hidden = jax.nn.leaky_relu(hidden - 1.0)
+    with numpyro.plate("rows", 3):
+        sample("y", dist.Bernoulli(jax.nn.sigmoid(hidden)), obs=y > 0)
+
+
 SMOOTH_MODELS = {
+    "br": (bayesian_regression, Y),
+    "sgdef": (sparse_gamma, COUNTS),
+    "lda": (topics, COUNTS),
+    "prodlda": (product_of_experts_topics, COUNTS),
+    "dpmm": (dirichlet_process, COUNTS),
+    "dmm": (deep_markov, COUNTS),
+    "mhmm": (mixed_hidden_markov, Y),
+    "scanvi": (single_cells, COUNTS),
+    "vae, ssvae and cvae": (autoencoder, COUNTS),
     "support that moves": (moving_support, Y),
     "truncated prior": (truncated_prior, Y),
     "lkj": (lkj, Y),
@@ -430,8 +528,8 @@ SMOOTH_MODELS = {
 }
 
 
-def clip_model(y):
-    """Two latents, of which one decides a branch: `spnor` of Lee, Rival and Yang."""
+def spnor(y):
+    """Two latents, of which one decides a branch: of Lee, Rival and Yang too."""
     z1 = sample("z1", dist.Normal(0.0, 5.0))
     z2 = sample("z2", dist.Normal(z1, 3.0))
     loc = lax.cond(z2 > 0, lambda: 1.0, lambda: -2.0)
@@ -492,7 +590,7 @@ def rows_of_a_table(y):
 
 
 JUMPY_MODELS = {
-    "spnor": (clip_model, Y, {"z2"}),
+    "spnor": (spnor, Y, {"z2"}),
     "change point": (changepoint, Y, {"when"}),
     "components of different supports": (mixed_supports, Y, {"z"}),
     "one of two": (one_of_two, Y, {"a"}),

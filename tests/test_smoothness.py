@@ -18,6 +18,7 @@ from bbvi.analysis import settling
 from bbvi.estimators import Reparameterized, ScoreFunction
 from bbvi.guides import FullRank, MeanField
 from tests import smoothness_cases as cases
+from tests.compiles import count_compiles
 from tests.statistics import assert_biased, assert_unbiased
 
 
@@ -86,6 +87,13 @@ def test_the_plan_scores_what_jumps_and_says_why():
     assert why in choice.reason
     assert choice.rejected[Reparameterized()].startswith(why)
     assert plan.note.startswith(f"Site 'z' has ScoreFunction(), as {why}")
+
+
+def test_only_the_site_that_decides_the_branch_is_scored():
+    model, y, _ = cases.JUMPY_MODELS["spnor"]
+    choices = bbvi.plan(model, {"y": y}).choices
+    assert choices["z1"].estimator == Reparameterized()
+    assert choices["z2"].estimator == ScoreFunction()
 
 
 def test_an_override_that_is_wrong_is_refused():
@@ -201,6 +209,17 @@ def test_models_without_doubt_are_not_evaluated(monkeypatch):
     for name in ("student", "beta", "mixture", "dirichlet", "state space", "logits"):
         model, y = cases.SMOOTH_MODELS[name]
         assert bbvi.analyze(model, {"y": y}).jumps == {}
+
+
+def test_a_second_look_compiles_nothing():
+    for model, y in (
+        cases.JUMPY_MODELS["spnor"][:2],
+        cases.SMOOTH_MODELS["leaky units"],
+    ):
+        first = bbvi.analyze(model, {"y": y}).jumps
+        with count_compiles() as count:
+            assert bbvi.analyze(model, {"y": y + 1}).jumps.keys() == first.keys()
+        assert count.compiled == []
 
 
 def test_loops_that_never_end_are_left():

@@ -1,6 +1,5 @@
 """`analyze`: trace a model once for its sites and once for its dependence."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from bbvi._types import Key
 from bbvi.analysis.arguments import Arguments, read_arguments
 from bbvi.analysis.checks import check_derived, outside_support, problems_of
 from bbvi.analysis.dependence import influences
+from bbvi.analysis.fingerprints import fingerprint
 from bbvi.analysis.reading import (
     moving_constraints,
     read_deterministic,
@@ -124,25 +124,6 @@ def examine(
 
 def _is_used(jaxpr: Any, variable: Any) -> bool:
     return any(var is variable for eqn in jaxpr.eqns for var in eqn.invars)
-
-
-def fingerprint(closed: Any, *records: Any) -> str:
-    """A digest that is equal for two programs only if they compute the same."""
-    digest = hashlib.sha256(str(closed.jaxpr).encode())
-    for const in closed.consts:
-        if isinstance(const, jax.core.Tracer):
-            digest.update(repr(id(const)).encode())
-            continue
-        if jax.dtypes.issubdtype(
-            getattr(const, "dtype", np.float32), jax.dtypes.prng_key
-        ):
-            const = jax.random.key_data(const)
-        array = np.asarray(const)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    for record in records:
-        digest.update(repr(record).encode())
-    return digest.hexdigest()
 
 
 def _read_model(

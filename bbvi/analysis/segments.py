@@ -19,11 +19,13 @@ import numpy as np
 from bbvi.analysis.smoothness import FLIPS, Break
 
 LINES = 24
-"""Segments, a third of them of each kind."""
-STOPS_ON_LINE = 33
-"""Points at which marks are compared on each."""
-FLIPS_EACH = 8
-"""Flips of one break that are looked at."""
+"""Segments, a third of them of each kind; 9 in large programs."""
+PLACES = 33
+"""Points at which marks are compared on each; a quarter in large programs."""
+FLIPS_EACH = (8, 32)
+"""Fewest and most flips of one break that are looked at; 2 in large programs."""
+FLIPS_IN_ALL = 256
+"""Flips that the breaks share, as long as each gets the fewest."""
 BISECTIONS = 60
 """Halvings of a bracket; 64-bit numbers are next to each other after 53."""
 LARGE = 1e-6
@@ -63,6 +65,7 @@ class Probes:
         shapes: Of the points by site, unconstrained.
         batch: Points that are evaluated at once.
         precision: Relative rounding of the terms.
+        is_large: Whether an evaluation takes so long that few must do.
     """
 
     evaluate: Callable[..., Any]
@@ -71,6 +74,7 @@ class Probes:
     shapes: dict[str, tuple[int, ...]]
     batch: int
     precision: float
+    is_large: bool
 
 
 def settle_all(probes: Probes, suspects: Sequence[Suspect]) -> Proved:
@@ -99,8 +103,9 @@ class _Lines:
     def __init__(self, probes: Probes, suspects: Sequence[Suspect]) -> None:
         self.probes = probes
         self.rng = np.random.default_rng(0)
+        self.num = 9 if probes.is_large else LINES
         self.sizes = {name: prod(shape) for name, shape in probes.shapes.items()}
-        inputs = [probes.draw(self.rng) for _ in range(LINES)]
+        inputs = [probes.draw(self.rng) for _ in range(self.num)]
         self.inputs = jax.tree.map(lambda *x: np.stack(x), *inputs)
         self.start, other = self.plausible(), self.plausible()
         self.way = other - self.start
@@ -109,25 +114,25 @@ class _Lines:
             moved |= suspect.broken.inputs
         sites = [i for i in range(len(self.sizes)) if moved >> i & 1]
         ends = np.cumsum([0, *self.sizes.values()])
-        for line in range(LINES // 3, LINES):
+        for line in range(self.num // 3, self.num):
             site = sites[line % len(sites)]
             only = np.zeros(self.way.shape[1])
             only[ends[site] : ends[site + 1]] = 1.0
-            if line >= 2 * LINES // 3:
+            if line >= 2 * self.num // 3:
                 length = np.abs(self.way[line]) * only
                 self.way[line] = 3.0 * length.max() * self.rng.choice([-1, 1])
             self.way[line] *= only
 
     def plausible(self) -> np.ndarray:
-        """Values around the priors' centres given the parents, ``(LINES, size)``."""
-        noise = self.rng.normal(size=(LINES, sum(self.sizes.values())))
-        noise *= self.rng.choice([0.5, 1.0, 2.0], (LINES, 1))
+        """Values around the priors' centres given the parents, ``(num, size)``."""
+        noise = self.rng.normal(size=(self.num, sum(self.sizes.values())))
+        noise *= self.rng.choice([0.5, 1.0, 2.0], (self.num, 1))
         flat = noise
         for _ in range(min(len(self.sizes), 3)):
-            *_, where = self.evaluate(np.arange(LINES), flat)
+            *_, where = self.evaluate(np.arange(self.num), flat)
             centre, spread = (
                 np.concatenate(
-                    [where[n][i].reshape(LINES, -1) for n in self.sizes], axis=1
+                    [where[n][i].reshape(self.num, -1) for n in self.sizes], axis=1
                 )
                 for i in (0, 1)
             )
@@ -220,10 +225,12 @@ def _gap_of(
 
 def _brackets(lines: _Lines, num_flips: int) -> tuple[np.ndarray, ...]:
     """Intervals in which a break flips: its number, line and both ends."""
-    t = np.linspace(-0.5, 1.5, STOPS_ON_LINE)
-    which = np.repeat(np.arange(LINES), len(t))
-    _, marks = lines.at(which, np.tile(t, LINES))
-    marks = marks.reshape(LINES, len(t), -1)
+    large = lines.probes.is_large
+    t = np.linspace(-0.5, 1.5, PLACES // 4 if large else PLACES)
+    each = 2 if large else int(np.clip(FLIPS_IN_ALL // num_flips, *FLIPS_EACH))
+    which = np.repeat(np.arange(lines.num), len(t))
+    _, marks = lines.at(which, np.tile(t, lines.num))
+    marks = marks.reshape(lines.num, len(t), -1)
     differ = marks[:, 1:] != marks[:, :-1]
     rows = []
     for number in range(num_flips):
@@ -233,7 +240,7 @@ def _brackets(lines: _Lines, num_flips: int) -> tuple[np.ndarray, ...]:
         first = np.unique(line[order], return_index=True)[1]
         rest = np.setdiff1d(np.arange(len(order)), first)
         chosen = order[np.concatenate([lines.rng.permutation(first), rest])]
-        chosen = chosen[:FLIPS_EACH].astype(int)
+        chosen = chosen[:each].astype(int)
         rows += [(number, line[i], t[place[i]], t[place[i] + 1]) for i in chosen]
     table = np.array(rows).reshape(-1, 4).T
     return table[0].astype(int), table[1].astype(int), table[2], table[3]
@@ -246,15 +253,16 @@ def _bisected(
     low: np.ndarray,
     high: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """Brackets narrowed down to neighbouring numbers."""
+    """Brackets narrowed down to neighbouring numbers, to the first flip or the last."""
     rows = np.arange(len(which))
-    before = lines.at(which, low)[1][rows, numbers]
+    from_low = lines.rng.random(len(which)) < 0.5
+    kept = lines.at(which, np.where(from_low, low, high))[1][rows, numbers]
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
         if np.all((middle == low) | (middle == high)):
             break
-        same = lines.at(which, middle)[1][rows, numbers] == before
-        low, high = np.where(same, middle, low), np.where(same, high, middle)
+        is_low = (lines.at(which, middle)[1][rows, numbers] == kept) == from_low
+        low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
     return numbers, which, low, high
 
 
@@ -266,7 +274,7 @@ def _derivative_is_wrong(lines: _Lines, suspect: Suspect) -> bool:
     precision = lines.probes.precision
     part = 0.25 * STEP * (1 if precision < 1e-10 else 30)
     nodes, weights = np.polynomial.legendre.leggauss(5)
-    which = np.arange(STEPS) % (LINES // 3)
+    which = np.arange(STEPS) % (lines.num // 3)
     begin = lines.rng.uniform(size=STEPS)[:, None] + part * np.arange(5)
     inner = begin[:, :4, None] + 0.5 * part * (nodes + 1)
     terms, _ = lines.at(np.repeat(which, 5), begin.ravel())

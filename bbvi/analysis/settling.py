@@ -6,6 +6,7 @@ supports of sites hold by themselves, and its possible breaks
 (`bbvi.analysis.segments`). What cannot be decided counts as a jump.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from numpyro.distributions.transforms import biject_to
 
 from bbvi._types import Array
 from bbvi.analysis.arguments import Arguments
+from bbvi.analysis.fingerprints import fingerprint
 from bbvi.analysis.replaying import replay
 from bbvi.analysis.segments import Probes, Suspect, settle_all
 from bbvi.analysis.smoothness import FLIPS, STOPS, Break, breaks_of, opened, rounding
@@ -35,8 +37,14 @@ BATCH = 256
 """Points in the largest batch."""
 SMALL = 2**17
 """Numbers in a point below which compiling takes longer than evaluating."""
+LARGE = 2**20
+"""Numbers in a point above which evaluations are few."""
+KEPT = 32
+"""Number of programs whose compiled evaluation is kept."""
 SPREAD = 1.5
 """Of plausible unconstrained values where a distribution does not say."""
+
+_kept: OrderedDict[str, Callable[..., Any]] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ def settle(program: Program) -> dict[str, Jump]:
     Raises:
         NotImplementedError: A break stands where it cannot be followed.
     """
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(_cpu()):
         try:
             with jax.enable_x64(True):  # noqa: FBT003
                 return _Settling(program).jumps()
@@ -168,6 +176,8 @@ class _Settling:
             points, inputs, self.arrays
         )
         self.terms = sorted(shape["cost"])
+        consts = [_on_host(const) for const in self.closed.consts]
+        self.closed = ClosedJaxpr(self.closed.jaxpr, consts)
 
     def outputs(self, points: Any, inputs: Any, arrays: Any) -> dict[str, Any]:
         """Cost terms, summed, and where priors lie, at unconstrained ``points``."""
@@ -237,11 +247,12 @@ class _Settling:
         """Compiled functions of batches of points."""
         marked = replay(self.closed, {place: i for i, place in enumerate(flips)})
         plain, num_terms = jaxpr_as_fun(self.closed), len(self.terms)
+        moved = self.moved  # alone: what is kept shall not hold the data
 
         def evaluate(points: Any, inputs: Any, arrays: Any) -> Any:
             outs, marks = marked(*jax.tree.leaves((points, inputs, arrays)))
             rest = iter(outs[num_terms:])
-            where = {n: (next(rest), next(rest)) for n in self.moved}
+            where = {n: (next(rest), next(rest)) for n in moved}
             return jnp.stack(outs[:num_terms]), marks, where
 
         def slope(kept: Any, points: Any, inputs: Any, to: Any, arrays: Any) -> Array:
@@ -254,7 +265,14 @@ class _Settling:
 
         axes, arrays, size = (0, 0, None), self.arrays, _size(self.closed.jaxpr)
         options = {"xla_backend_optimization_level": 0} if size <= SMALL else {}
-        values = jax.jit(jax.vmap(evaluate, axes), compiler_options=options)
+        # Derivative rules do not show in the text of a jaxpr, so slopes are not kept.
+        identity = fingerprint(self.closed, self.moved, self.terms, flips)
+        if identity not in _kept:
+            mapped = jax.vmap(evaluate, axes)
+            _kept[identity] = jax.jit(mapped, compiler_options=options)
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+        values = _kept[identity]
 
         @cache
         def slopes(kept: tuple[int, ...]) -> Callable[..., Array]:
@@ -267,8 +285,25 @@ class _Settling:
             draw=self.draw,
             shapes=self.shapes,
             batch=max(1, min(BATCH, MEMORY // max(size, 1))),
+            is_large=size > LARGE,
             precision=rounding(self.closed, len(self.moved)),
         )
+
+
+def _cpu() -> Any:
+    """The host's CPU, or None if JAX was told not to use it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _on_host(const: Any) -> Any:
+    """A constant of a program where the CPU can reach it."""
+    if isinstance(const, jax.core.Tracer):
+        raise NotImplementedError("the program holds a value that is being traced")
+    is_key = jax.dtypes.issubdtype(const.dtype, jax.dtypes.prng_key)
+    return const if is_key else np.asarray(const)
 
 
 def _values(array: Any) -> np.ndarray:
@@ -296,8 +331,8 @@ def _plausible(fn: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
             deviation = jnp.sqrt(jnp.broadcast_to(fn.variance, shape))
             known = jnp.isfinite(deviation) & (deviation > 0)
             spread = jnp.where(known, deviation, spread)
-    except (NotImplementedError, AttributeError, TypeError, ValueError):
-        pass
+    except Exception:  # noqa: S110
+        pass  # moments are only a hint, and a distribution may raise what it likes
     return centre, spread
 
 
