@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Data, Params, Values
+from bbvi._types import Array, Data, Key, Params, Values
 from bbvi.drawing import whole
 from bbvi.estimators import Marginalized, Reparameterized
 from bbvi.estimators.summation import model_terms
@@ -37,7 +37,7 @@ def of_draws(draws: Mapping[str, NDArray[Any]]) -> Covariance:
 
 
 def linear_response(
-    plan: Plan, params: Params, data: Data, seed: int, num_points: int | None = None
+    plan: Plan, params: Params, data: Data, key: Key, num_points: int | None = None
 ) -> Covariance:
     r"""Covariances of the posterior from how a mean-field fit answers a tilt.
 
@@ -55,7 +55,7 @@ def linear_response(
         plan: Of a `MeanField` fit.
         params: Where it converged, unconstrained; the model's own are held.
         data: The model's arguments.
-        seed: Of the noise.
+        key: Of the noise.
         num_points: Points of noise; default 512, or four times the dimension.
 
     Returns:
@@ -75,7 +75,7 @@ def linear_response(
     found = full.guide.gaussian(full.analysis, full.drawn, params)
     dim = len(flat_of(found.loc)) if found else 0
     _refuse(full, dim)
-    noise = _noise(dim, max(num_points or 0, FEWEST_POINTS, 4 * dim), seed)
+    noise = _noise(dim, max(num_points or 0, FEWEST_POINTS, 4 * dim), key)
     energy = _energy_of(full, params)
     loc, scale = flat_of(found.loc), flat_of(found.scale)
 
@@ -140,11 +140,12 @@ def _refuse(plan: Plan, dim: int) -> None:
         )
 
 
-def _noise(dim: int, num_points: int, seed: int) -> NDArray[np.floating]:
+def _noise(dim: int, num_points: int, key: Key) -> NDArray[np.floating]:
     """Points with the odd moments and the covariance of a standard normal.
 
     A quadratic log joint then has its exact Hessian from any number of points.
     """
+    seed = np.asarray(jax.random.key_data(key))
     half = np.random.default_rng(seed).normal(size=(-(-num_points // 2), dim))
     root = np.linalg.cholesky(half.T @ half / len(half))
     half = np.linalg.solve(root, half.T).T

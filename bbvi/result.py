@@ -139,8 +139,7 @@ class Fit:
         live, key = self._live("differentiate"), read_key(seed, self.key)
         if self.status is not Status.CONVERGED:
             raise ValueError(f"linear response needs an optimum. {self.status}")
-        number = int(jax.random.key_data(key).sum())
-        return linear_response(live.plan, self.params, live.data, number, num_draws)
+        return linear_response(live.plan, self.params, live.data, key, num_draws)
 
     def _sample(self, num_draws: int, seed: Any, *, reweighted: bool) -> Draw:
         if num_draws < 1:

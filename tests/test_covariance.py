@@ -15,6 +15,7 @@ from bbvi import guides
 from bbvi.covariance import linear_response, of_draws
 from tests.cases import f, sample
 
+KEY = jax.random.key(0)
 QUIET = {"progress": False, "guide": guides.MeanField()}
 X = np.stack([np.ones(6), [0.1, 0.9, 2.1, 2.9, 4.2, 5.0]], 1).astype(np.float32)
 Y = {"y": f(0.3, 1.2, 1.9, 3.3, 3.8, 5.4)}
@@ -119,7 +120,7 @@ def test_linear_response_refuses_what_is_not_pathwise():
     with pytest.raises(
         ValueError, match=r"'z'.*ScoreFunction\(\).*covariance\('draws'\)"
     ):
-        linear_response(plan, jax.tree.map(zeros_of, params), {"y": 2.0}, 0)
+        linear_response(plan, jax.tree.map(zeros_of, params), {"y": 2.0}, KEY)
 
 
 def test_linear_response_refuses_a_fit_that_has_not_converged(line_fit):
@@ -133,10 +134,10 @@ def test_linear_response_refuses_other_families_and_scales(line_fit):
     full = bbvi.plan(line_model, Y, guide=guides.FullRank())
     start = jax.tree.map(zeros_of, jax.eval_shape(full.init, line_fit.key))
     with pytest.raises(ValueError, match=r"corrects guides.MeanField\(\).*FullRank"):
-        linear_response(full, start, Y, 0)
+        linear_response(full, start, Y, KEY)
     scaled = bbvi.plan(handlers.scale(line_model, scale=2.0), Y, guide=plan.guide)
     with pytest.raises(ValueError, match="'beta'.*masked or scaled"):
-        linear_response(scaled, params, Y, 0)
+        linear_response(scaled, params, Y, KEY)
 
 
 def test_linear_response_refuses_where_there_is_no_maximum(line_fit):
@@ -147,7 +148,7 @@ def test_linear_response_refuses_where_there_is_no_maximum(line_fit):
 
     plan = bbvi.plan(saddle, Y, guide=guides.MeanField())
     with pytest.raises(ValueError, match="not positive definite"):
-        linear_response(plan, line_fit.params, Y, 0)
+        linear_response(plan, line_fit.params, Y, KEY)
 
 
 def test_unknown_method_is_refused(line_fit):

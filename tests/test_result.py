@@ -596,12 +596,10 @@ def test_subsampled_model_is_judged_and_drawn_on_the_full_data():
     y = np.random.default_rng(5).normal(1.2, 0.9, size=6)
     fit = bbvi.fit(rows_model, {"y": y, "size": 2}, max_steps=4_000, **QUIET)
     assert fit.draws(30)["z"].shape == (30, 6)
-    precision = np.eye(7) * np.array([0.25 + 6 * 4, *[8.0] * 6])
-    precision[0, 1:] = precision[1:, 0] = -4
+    assert fit.plan.guide == guides.Structured()  # which holds the posterior
     total = 0.25 * np.eye(6) * 2 + 4.0
     log_evidence = stats.multivariate_normal(np.full(6, 0.3), total).logpdf(y)
-    gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
-    assert fit.elbo.value == pytest.approx(log_evidence - gap, abs=0.15)
+    assert fit.elbo.value == pytest.approx(log_evidence, abs=0.15)
     assert fit.predict(num_draws=5)["y"].shape == (5, 6)
     tree = fit.to_arviz(20)
     assert tree["log_likelihood"]["y"].shape == (1, 20, 6)
