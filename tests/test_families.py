@@ -604,7 +604,7 @@ DEFAULTS = {
         masked_rows_model,
         ROWS,
         guides.MeanField(),
-        "scaled, masked or in a minibatch",
+        "not all sites fit into one Gaussian",
         [],
     ),
 }
