@@ -276,7 +276,7 @@ REFUSALS = {
         guides.MeanField(),
         "z",
         cases.Antithetic,
-        r"factor CategoricalLogits is no Bernoulli\. Use estimators\.LeaveOneOut\(\) or",
+        r"factor CategoricalLogits is no Bernoulli\. Use estimators\.LeaveOneOut\(\)",
     ),
     "antithetic after other draws": (
         cases.UPSTREAM,
