@@ -24,6 +24,7 @@ NAMES = (
     "eight_schools_centered",
     "gauss_mix",
     "gauss_mix_marginalized",
+    "hidden_markov",
     "nile",
     "old_faithful",
     "spike_slab",

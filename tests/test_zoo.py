@@ -78,6 +78,10 @@ ANALYSES = {
             "y": {"theta", "middle", "gap", "sigma"},
         },
     ),
+    "hidden_markov": (
+        {"states": 2},
+        {"theta": {"theta"}, "mu": {"mu"}, "z": {"z", "theta"}, "y": {"z", "mu"}},
+    ),
     "nile": (
         {"years": 100},
         {
@@ -124,6 +128,7 @@ MARGINALIZED = {
     "anaesthetists": {"z"},
     "coal_mining": {"switch"},
     "gauss_mix": {"z"},
+    "hidden_markov": {"z"},
     "nile": {"switch"},
     "old_faithful": {"z"},
     "zip_counts": {"z"},
@@ -134,7 +139,7 @@ OTHERS = {
 }
 FAMILIES = dict.fromkeys(models.NAMES, "FullRank") | {"digits_sbn": "Custom"}
 
-CHEAP = ("coal_mining", "eight_schools", "nile", "wells", "zip_counts")
+CHEAP = ("coal_mining", "eight_schools", "hidden_markov", "nile", "wells", "zip_counts")
 SLOW = ("anaesthetists", "gauss_mix", "old_faithful", "spike_slab")
 SLOW += ("gauss_mix_marginalized",)
 

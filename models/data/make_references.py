@@ -1,8 +1,9 @@
 """Writes the stored references of the zoo, beside this file.
 
-Run it with `python models/data/make_references.py` (under a minute). The mixtures are
-integrated by Gauss-Hermite quadrature around the mode of their marginalised density, in
-five unconstrained dimensions; the anaesthetists get a long Gibbs run.
+Run it with `python models/data/make_references.py` (under a minute). The mixtures and
+the hidden Markov model are integrated by Gauss-Hermite quadrature around the mode of
+their marginalised density, in five and four unconstrained dimensions; the anaesthetists
+get a long Gibbs run.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log_sigmoid, sigmoid
+from jax.nn import log_sigmoid, logsumexp, sigmoid
 from jax.scipy.stats import beta, norm
 from scipy.optimize import minimize
 
@@ -45,6 +46,27 @@ def gauss_mix(u: jax.Array, y: jax.Array) -> tuple:
     sites = {"middle": u[1], "gap": gap, "mu": mu, "sigma": sigma, "theta": theta}
     log_density = log_prior + jnp.logaddexp(*terms).sum()
     return log_density, sites, sigmoid(terms[1] - terms[0])
+
+
+def hidden_markov(u: jax.Array, y: jax.Array) -> tuple:
+    """Log density of u = (logit(theta_11), logit(theta_22), mu); the same."""
+    stay, leave = log_sigmoid(u[:2]), log_sigmoid(-u[:2])
+    moves = jnp.array([[stay[0], leave[0]], [leave[1], stay[1]]])
+    log_prior = norm.logpdf(u[2:], jnp.array([3.0, 10.0]), 1).sum()
+    log_prior += (stay + leave).sum()
+
+    def forward(tilt: jax.Array) -> jax.Array:
+        """Log density of y, second states tilted; its slope is P(z = 1)."""
+        terms = norm.logpdf(y[:, None], u[2:], 1).at[:, 1].add(tilt)
+
+        def step(before: jax.Array, term: jax.Array) -> tuple:
+            return logsumexp(before[:, None] + moves, 0) + term, None
+
+        last, _ = jax.lax.scan(step, terms[0] - jnp.log(2), terms[1:])
+        return logsumexp(last)
+
+    log_likelihood, second = jax.value_and_grad(forward)(jnp.zeros(len(y)))
+    return log_prior + log_likelihood, {"theta": jnp.exp(moves), "mu": u[2:]}, second
 
 
 def integrate(program: Callable, start: list[float], y: np.ndarray) -> dict:
@@ -80,7 +102,7 @@ def integrate(program: Callable, start: list[float], y: np.ndarray) -> dict:
         "prob_second": np.round(second, 9).tolist(),
         "log_evidence": float(log_evidence),
         "origin": "Gauss-Hermite quadrature of the marginalised density around its "
-        f"mode in unconstrained space, {NODES}^5 points (data/make_references.py).",
+        f"mode in unconstrained space, {NODES}^{len(start)} points (data/make_references.py).",
     }
 
 
@@ -146,13 +168,15 @@ def _draw_dirichlet(rng: np.random.Generator, concentration: np.ndarray) -> np.n
 
 
 def main() -> None:
-    """Computes and writes the three files."""
+    """Computes and writes the files."""
     jax.config.update("jax_enable_x64", True)  # noqa: FBT003
     waiting = np.loadtxt(DATA / "old_faithful.csv", delimiter=",", skiprows=1)[:, 1]
     rows = np.loadtxt(DATA / "gauss_mix.csv", skiprows=1)
+    steps = np.loadtxt(DATA / "hidden_markov.csv", skiprows=1)
     references = {
         "old_faithful": integrate(old_faithful, [-0.5, 55.0, 3.2, 1.8, 1.8], waiting),
         "gauss_mix": integrate(gauss_mix, [0.5, 0.1, 1.7, 0.0, 0.0], rows),
+        "hidden_markov": integrate(hidden_markov, [0.7, 2.5, 3.0, 8.8], steps),
         "anaesthetists": anaesthetists(),
     }
     for name, reference in references.items():
