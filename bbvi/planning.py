@@ -81,6 +81,12 @@ class Plan:
         """Latents that q holds, in the model's order."""
         return tuple(n for n in self.analysis.latents if n not in self.marginalized)
 
+    @property
+    def num_elements(self) -> int:
+        """Numbers that one draw needs, roughly: of the sites, or to sum some out."""
+        summing = sum(group.cells for group in self.groups)
+        return max(self.analysis.num_elements, summing)
+
     def init(self, key: Key) -> Params:
         """Initial parameters, unconstrained: locations near 0, narrow scales.
 
@@ -258,7 +264,7 @@ def _count_problems(num_particles: Any) -> list[str]:
 
 def _particles(made: Plan) -> int:
     """More particles where they are nearly free, and enough to be each other's."""
-    size = made.analysis.num_elements
+    size = made.num_elements
     particles = 8 if size <= 1_000 else 4 if size <= 10_000 else 1
     return max(particles, 4) if made.sites_of(ScoreFunction) else particles
 

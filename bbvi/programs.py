@@ -206,7 +206,7 @@ class _Building:
 
     @property
     def size(self) -> int:
-        return self.full.analysis.num_elements
+        return self.full.num_elements
 
     @property
     def is_small(self) -> bool:

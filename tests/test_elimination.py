@@ -648,3 +648,28 @@ def test_a_fit_draws_chains_and_bounds_the_evidence():
     np.testing.assert_allclose(fit.elbo.value, exact, rtol=1e-5)
     draws = {"z": fit.draws(20_000)["z"]}
     assert p_value(*frequencies(case, draws)) > 1e-6
+
+
+def test_large_tables_take_fewer_particles():
+    """A message over two chains of nine states is what a draw needs most."""
+
+    def model(y):
+        mu = prior()
+        moves = jnp.ones((9, 9)) / 9
+
+        def step(before, y):
+            now = [sample(f"z{i}", dist.Categorical(moves[before[i]])) for i in (0, 1)]
+            sample("y", dist.Normal(mu + now[0] - now[1], 1.0), obs=y)
+            return jnp.stack(now), None
+
+        scan(step, jnp.array([0, 0]), y)
+
+    data = {"y": np.zeros(40, np.float32)}
+    plan = bbvi.plan(model, data)
+    assert plan.marginalized == ("z0",)
+    reason = plan.choices["z1"].rejected[Marginalized]
+    assert reason == "6,561 evaluations with z0 and z1, more than 1,024"
+    both = {"z0": Marginalized, "z1": Marginalized}
+    plan = bbvi.plan(model, data, estimators=both)
+    assert plan.num_elements == 40 * 9**3
+    assert plan.num_particles == 1

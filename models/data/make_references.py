@@ -102,7 +102,8 @@ def integrate(program: Callable, start: list[float], y: np.ndarray) -> dict:
         "prob_second": np.round(second, 9).tolist(),
         "log_evidence": float(log_evidence),
         "origin": "Gauss-Hermite quadrature of the marginalised density around its "
-        f"mode in unconstrained space, {NODES}^{len(start)} points (data/make_references.py).",
+        f"mode in unconstrained space, {NODES}^{len(start)} points "
+        "(data/make_references.py).",
     }
 
 
