@@ -658,11 +658,12 @@ def test_large_tables_take_fewer_particles():
         moves = jnp.ones((9, 9)) / 9
 
         def step(before, y):
-            now = [sample(f"z{i}", dist.Categorical(moves[before[i]])) for i in (0, 1)]
-            sample("y", dist.Normal(mu + now[0] - now[1], 1.0), obs=y)
-            return jnp.stack(now), None
+            first = sample("z0", dist.Categorical(moves[before[0]]))
+            second = sample("z1", dist.Categorical(moves[before[1]]))
+            sample("y", dist.Normal(mu + first - second, 1.0), obs=y)
+            return (first, second), None
 
-        scan(step, jnp.array([0, 0]), y)
+        scan(step, (0, 0), y)
 
     data = {"y": np.zeros(40, np.float32)}
     plan = bbvi.plan(model, data)
