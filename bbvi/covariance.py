@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from numpyro.distributions.transforms import biject_to
 
-from bbvi._types import Array, Data, Key, Params, Values
-from bbvi.drawing import whole
+from bbvi._types import Array, Data, Key, Params
+from bbvi.drawing import log_joint, whole
 from bbvi.estimators import Marginalized, Reparameterized
-from bbvi.estimators.summation import model_terms
 from bbvi.guides import MeanField
-from bbvi.guides.base import continuous_of, support_of, unconstrained_shape
+from bbvi.guides.base import continuous_of
 from bbvi.guides.gaussian import flat_of
-from bbvi.joint import constrain
+from bbvi.optimize.loop import ravel
 from bbvi.planning import Plan
 
 MAX_DIM = 2_000
@@ -76,22 +74,26 @@ def linear_response(
     dim = len(flat_of(found.loc)) if found else 0
     _refuse(full, dim)
     noise = _noise(dim, max(num_points or 0, FEWEST_POINTS, 4 * dim), key)
-    energy = _energy_of(full, params)
+    names = tuple(site.name for site in sites)
     loc, scale = flat_of(found.loc), flat_of(found.scale)
 
     @jax.jit
     def sums(loc: Array, scale: Array, noise: Array, data: Data) -> Any:
-        def at(eps: Array) -> tuple[Array, Array]:
-            return energy(loc + scale * eps, data)
+        joint = log_joint(full, names, params, data)
+
+        def energy(eps: Array) -> Array:
+            return -joint(loc + scale * eps)[0]
+
+        def value(eps: Array) -> Array:
+            return ravel(list(joint(loc + scale * eps)[1].values()))
 
         def one(eps: Array) -> Any:
-            slope, curve = jax.grad(lambda e: at(e)[0]), jax.hessian(lambda e: at(e)[0])
-            second, move = curve(eps), jax.jacfwd(lambda e: at(e)[1])(eps)
+            second, move = jax.hessian(energy)(eps), jax.jacfwd(value)(eps)
             across = second * eps
             return (
                 second,
                 across,
-                across * eps[:, None] + jnp.diag(eps * slope(eps)),
+                across * eps[:, None] + jnp.diag(eps * jax.grad(energy)(eps)),
                 jnp.concatenate([move, move * eps], 1),
             )
 
@@ -150,35 +152,6 @@ def _noise(dim: int, num_points: int, key: Key) -> NDArray[np.floating]:
     root = np.linalg.cholesky(half.T @ half / len(half))
     half = np.linalg.solve(root, half.T).T
     return np.concatenate([half, -half])
-
-
-def _energy_of(plan: Plan, params: Params) -> Any:
-    """Negative log joint and constrained values at unconstrained ones, flat."""
-    analysis = plan.analysis
-    sites = continuous_of(analysis, plan.drawn)
-    own = {n: p for n, p in plan.parameters.items() if n in analysis.parameters}
-    given = constrain(own, params)
-
-    def energy(flat: Array, data: Data) -> tuple[Array, Array]:
-        kwargs = analysis.arguments.bind(data)
-        values: Values = {}
-        log_jacobian, start = jnp.zeros(()), 0
-        for site in sites:
-            shape = unconstrained_shape(analysis, site)
-            part = flat[start : start + prod(shape)].reshape(shape)
-            support = support_of(analysis, site, kwargs, {**given, **values})
-            transform = biject_to(support)
-            values[site.name] = transform(part)
-            slopes = transform.log_abs_det_jacobian(part, values[site.name])
-            log_jacobian += jnp.sum(slopes)
-            start += prod(shape)
-        key = jax.random.key(0)
-        terms, _ = model_terms(analysis, plan.groups, kwargs, key, {**given, **values})
-        log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
-        moments = jnp.concatenate([values[site.name].ravel() for site in sites])
-        return -(log_p + log_jacobian), moments
-
-    return energy
 
 
 def _labelled(

@@ -123,8 +123,8 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
 
 def log_joint(
     plan: Plan, names: tuple[str, ...], params: Params, data: Data
-) -> Callable[[Array], Array]:
-    """Log joint as a function of the continuous sites, one unconstrained vector.
+) -> Callable[[Array], tuple[Array, Values]]:
+    """Log joint, and values, as functions of one unconstrained vector.
 
     Args:
         plan: Over whole plates; all its latents are continuous or summed out.
@@ -136,14 +136,14 @@ def log_joint(
     own = constrain(plan.parameters, params)
     program, key = FullRank().program(analysis, names), jax.random.key(0)
 
-    def of(vector: Array) -> Array:
+    def of(vector: Array) -> tuple[Array, Values]:
         covariance = {f"{JOINT}.scale_tril": jnp.eye(len(vector))}
         given = {**own, **covariance, f"{JOINT}.loc": vector, JOINT: vector}
         placed = run(program, kwargs, key, given)
         values = {name: placed[name]["value"] for name in names}
         terms, _ = model_terms(analysis, plan.groups, kwargs, key, {**own, **values})
         jacobians = [-jnp.sum(log_density(placed[name])) for name in names]
-        return sum(map(jnp.sum, terms.values())) + sum(jacobians)
+        return sum(map(jnp.sum, terms.values())) + sum(jacobians), values
 
     return of
 

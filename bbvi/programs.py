@@ -322,7 +322,8 @@ class _Building:
 
     def climb(self, centre: Array, params: Params, data: Data) -> Mode:
         """The mode of the log joint, from the centre of q."""
-        return find_mode(log_joint(self.full, self.climbers, params, data), centre)
+        joint = log_joint(self.full, self.climbers, params, data)
+        return find_mode(lambda vector: joint(vector)[0], centre)
 
     def probe(self, params: Params, key: Key, data: Data) -> tuple[Any, Params]:
         """Terms and gradients of many draws."""

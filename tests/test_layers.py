@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "elbo": _DRAWING,
     "expectation": _DRAWING,
     "drawing": _DRAWING,
-    "covariance": _DRAWING | {"drawing"},
+    "covariance": _DRAWING | {"drawing", "optimize"},
     "programs": _PROGRAMS,
     "saving": _BASE,
     "verdict": _BASE | {"diagnostics"},

@@ -106,14 +106,8 @@ class FullRank(Guide):
         # With reversed axes, as L L^T = P^-1 wants the other triangle of P = U U^T.
         upper = np.linalg.cholesky(np.asarray(precision, np.float64)[::-1, ::-1])
         tril = np.linalg.inv(upper[::-1, ::-1]).T
-        below = tril[np.tril_indices(len(tril), -1)]
-        flat = np.concatenate([below, np.log(np.diagonal(tril))])
-        dtype = np.asarray(params[LOC]).dtype
-        return {
-            **params,
-            LOC: np.asarray(point, dtype),
-            TRIL: flat.astype(dtype),
-        }
+        moved, dtype = {LOC: point, TRIL: tril_vector(tril)}, params[LOC].dtype
+        return {**params, **{n: np.asarray(x, dtype) for n, x in moved.items()}}
 
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))
