@@ -296,6 +296,8 @@ GRADIENTS = {
     "discrete rows of 2, summed out": discrete_case(2, cases.Marginalized),
 }
 SLOW = {
+    "rows of 2, sticking the landing",
+    "discrete rows of 2, summed out",
     "low rank, sticking the landing",
     "cells",
     "cells, groups of 1",
@@ -319,7 +321,10 @@ def test_gradient_is_unbiased(name):
     assert_unbiased(draws_of(case, plan), exact, **demands(case, exact))
 
 
-@pytest.mark.parametrize("name", ["rows of 2", "cells, groups of 2"])
+@pytest.mark.parametrize(
+    "name",
+    ["rows of 2", pytest.param("cells, groups of 2", marks=pytest.mark.slow)],
+)
 def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
     monkeypatch.setattr(Block, "scale", 1.0)
     case = GRADIENTS[name].but(detectable=0.1)
