@@ -1,17 +1,27 @@
-"""Random keys: from what a user gives, and many numbered children at once."""
+"""Random keys: from what a user gives, numbered children, and keys for a program.
 
-from functools import partial
+Children of a key are made by addition to its two words where the generator is
+Threefry, whose streams are independent for any keys that differ; hashing each would
+cost more to compile than all else that a small model does with random numbers.
+"""
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro import handlers
 
-from bbvi._types import Key
+from bbvi._types import Array, Key
+
+THREEFRY = "threefry2x32"
 
 
 def read_key(seed: Any, default: Key | None = None) -> Key:
-    """A JAX key from an int or a key.
+    """A key of a fit's own from an int or a JAX key.
+
+    It is hashed, on the host, so that its neighbours in number belong to nobody else:
+    a user's data may come from ``jax.random.key(5)``.
 
     Raises:
         TypeError: It is neither.
@@ -19,26 +29,55 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
     if seed is None and default is not None:
         return default
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        return _key_of(int(seed))
+        if jax.config.jax_default_prng_impl == THREEFRY and 0 <= seed < 2**32:
+            return _hashed(THREEFRY, [0, seed])  # key(seed), without compiling it
+        seed = jax.random.key(int(seed))
     if isinstance(seed, jax.Array):
         if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
-            return seed
+            return _hashed(jax.random.key_impl(seed), jax.random.key_data(seed))
         if seed.dtype == np.uint32 and seed.shape == (2,):
-            return jax.random.wrap_key_data(seed)
+            return _hashed(THREEFRY, seed)
     raise TypeError(
         f"seed must be an int or one JAX key (jax.random.key(0)); found "
         f"{type(seed).__name__} {seed!r}"
     )
 
 
-def _key_of(seed: int) -> Key:
-    """``jax.random.key(seed)``, without compiling anything where that is known."""
-    if jax.config.jax_default_prng_impl != "threefry2x32" or not 0 <= seed < 2**32:
-        return jax.random.key(seed)
-    return jax.random.wrap_key_data(np.array([0, seed], np.uint32))
+def _hashed(impl: Any, words: Any) -> Key:
+    hashed = np.random.SeedSequence(np.asarray(words).tolist())
+    return jax.random.wrap_key_data(hashed.generate_state(len(words)), impl=impl)
 
 
 def numbered(key: Key, first: Any, count: int) -> Key:
-    """Children ``first``, ``first + 1``, ... of a key, all at once."""
+    """Children ``first``, ``first + 1``, ... of a hashed key, all at once."""
     numbers = first + jnp.arange(count, dtype=jnp.uint32)
-    return jax.vmap(partial(jax.random.fold_in, key))(numbers)
+    if jax.random.key_impl(key) != THREEFRY:
+        return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+    moves = jnp.stack([jnp.zeros_like(numbers), numbers + 1], -1)
+    return _moved(key, moves)
+
+
+def _moved(key: Key, by: Any) -> Key:
+    words: Array = jax.random.key_data(key)
+    return jax.random.wrap_key_data(words + by, impl=THREEFRY)
+
+
+class Seed(handlers.seed):
+    """NumPyro's handler for one run, whose keys are the neighbours of the given one."""
+
+    stateful = True
+    count = 0
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give a statement that asks for a key the next one."""
+        if jax.random.key_impl(self.rng_key) != THREEFRY:
+            super().process_message(msg)
+        elif (
+            msg["type"] in ("sample", "prng_key", "plate", "control_flow")
+            and msg["kwargs"]["rng_key"] is None
+            and msg["value"] is None
+        ):
+            self.count += 1
+            msg["kwargs"]["rng_key"] = _moved(
+                self.rng_key, np.array([self.count, 0], np.uint32)
+            )

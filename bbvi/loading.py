@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from bbvi._keys import read_key
 from bbvi.diagnostics import Estimate, Smoothed
 from bbvi.drawing import Draw
 from bbvi.fitting import default_programs
@@ -55,7 +54,7 @@ def load(path: str | PathLike[str], *, plan: Plan | None = None) -> Fit:
         "observed": groups.get("observed", {}),
         "constant": groups.get("constant", {}),
     }
-    key = read_key(jax.random.wrap_key_data(groups["key"]["data"]))
+    key = jax.random.wrap_key_data(groups["key"]["data"])
     params = groups.get("params", {})
     live = None
     if plan is not None:

@@ -275,11 +275,10 @@ class _Building:
     def starts(self, key: Key, data: Data) -> State:
         """Every start."""
 
-        def start(index: Array) -> State:
-            key_of = jax.random.fold_in(key, index)
-            return self.begin(_initial(self.plan, key_of, data), data)
+        def start(key: Key) -> State:
+            return self.begin(_initial(self.plan, key, data), data)
 
-        return jax.vmap(start)(STARTS + jnp.arange(self.num_starts, dtype=jnp.uint32))
+        return jax.vmap(start)(numbered(key, STARTS, self.num_starts))
 
     def screen(self, key: Key, data: Data) -> tuple[State, Array]:
         """Every start and its bound."""

@@ -31,6 +31,7 @@ from numpyro.distributions.distribution import (
     MaskedDistribution,
 )
 
+from bbvi._keys import Seed
 from bbvi._types import Array, Key
 
 Trace = Mapping[str, dict[str, Any]]
@@ -57,7 +58,7 @@ def run(
         values: Values by name: latents, parameters, and the indices of plates.
     """
     given = handlers.substitute(program, data=dict(values))
-    return handlers.trace(handlers.seed(given, key)).get_trace(**kwargs)
+    return handlers.trace(Seed(given, key)).get_trace(**kwargs)
 
 
 def refine(distribution: Distribution) -> Distribution:
