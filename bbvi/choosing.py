@@ -7,6 +7,7 @@ and whose cost is affordable, is chosen; every other one leaves its reason.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 
 from bbvi.analysis import Analysis
 from bbvi.analysis.structure import Jump
@@ -14,6 +15,7 @@ from bbvi.analysis.windows import Influences, colours
 from bbvi.estimators import (
     Antithetic,
     ControlVariate,
+    DoubleControl,
     Estimator,
     LeaveOneOut,
     LocalExpectation,
@@ -23,10 +25,12 @@ from bbvi.estimators import (
     RunningAverage,
     ScoreFunction,
     Situation,
+    SumAndSample,
 )
 from bbvi.estimators.elimination import Group, eliminate, sharing
 from bbvi.estimators.ordering import Obstacle, listed
 from bbvi.guides import Guide
+from bbvi.guides.base import full_shape
 from bbvi.nodes import Node
 
 PREFERENCE: tuple[Estimator, ...] = (
@@ -38,9 +42,11 @@ PREFERENCE: tuple[Estimator, ...] = (
 """Estimators in the order in which they are tried."""
 CONTROLS: tuple[ControlVariate, ...] = (
     Antithetic(),
+    SumAndSample(),
     LeaveOneOut(),
     RunningAverage(),
     OptimalScale(),
+    DoubleControl(),
 )
 """Control variates of a score function in the order in which they are tried."""
 MAX_VALUES = 1_024
@@ -206,6 +212,7 @@ def situation_of(
     feeds: dict[str, tuple[str, ...]],
     jumps: Mapping[str, Jump],
     num_particles: int = 4,
+    unrelaxed: Mapping[str, str] = MappingProxyType({}),
 ) -> Situation:
     """What is known about the site of a node when its estimator is chosen."""
     site = analysis.latents.get(node.name) or node.as_site()
@@ -229,19 +236,45 @@ def situation_of(
         is_bernoulli=node.is_bernoulli,
         is_hidden=node.is_hidden,
         fed_by=tuple(n for n in feeds if node.name in feeds[n]),
+        unrelaxed=unrelaxed.get(node.name, Situation.unrelaxed),
+        drawn=node.site,
+        rows=rows_of(analysis, node, influence),
+        arguments={
+            n: tuple(x.shape)
+            for n, x in analysis.arguments.arrays.items()
+            if hasattr(x, "shape")
+        },
     )
 
 
+def rows_of(
+    analysis: Analysis, node: Node, influence: Mapping[str, Influences]
+) -> tuple[int, ...]:
+    """See `Situation.rows`."""
+    reached = (f[node.name] for f in influence.values() if node.name in f)
+    numbers = colours(reached, node.shape)
+    site = analysis.latents.get(node.name)
+    whole = node.shape if site is None else full_shape(analysis, site)
+    return tuple(n * (c == 1) for n, c in zip(whole, numbers, strict=True))
+
+
 def controlled(situation: Situation) -> ScoreFunction:
-    """The score function with the first control variate that is sound.
+    """The score function with the first control variate that is sound and affordable.
 
     The default of the class is left unsaid.
     """
-    control = next(c for c in CONTROLS if c.refusal(situation) is None)
+    limit = _limit(situation)
+    sound = (c for c in CONTROLS if c.refusal(situation) is None)
+    control = next(c for c in sound if c.cost(situation) <= limit)
     plain = ScoreFunction()
     if control == plain.control(situation.num_particles):
         return plain
     return ScoreFunction(control_variate=control)
+
+
+def _limit(situation: Situation) -> int:
+    """Evaluations that a site may cost."""
+    return MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
 
 
 def choose(
@@ -276,8 +309,8 @@ def choose(
             rejected.setdefault(estimator, f"overridden by {override!r}")
         kept = {e: r for e, r in rejected.items() if type(e) is not type(override)}
         return Choice(override, f"as asked; {override.reason(situation)}", kept)
+    limit = _limit(situation)
     for estimator in sound:
-        limit = MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
         cost = estimator.cost(situation)
         if cost <= limit or estimator is sound[-1]:
             after = _after(estimator)

@@ -187,6 +187,35 @@ def _hidden_feeds(
     return hidden
 
 
+def relaxing_problem(
+    analysis: Analysis,
+    nodes: Mapping[str, Node],
+    parameters: Mapping[str, Parameter],
+    groups: tuple[Group, ...],
+    name: str,
+) -> str:
+    """Why the model takes no fractions at a site, as a clause; empty if it does.
+
+    The model is traced once, and its gradient in the site.
+    """
+    arguments = analysis.arguments
+
+    def total(relaxed: Any, values: Any, params: Any, arrays: Any) -> Any:
+        kwargs, given = arguments.bind(arrays), {**params, **values, name: relaxed}
+        terms, _ = model_terms(analysis, groups, kwargs, jax.random.key(0), given)
+        return sum(map(jnp.sum, terms.values()))
+
+    values = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in nodes.items()}
+    params = {n: parameter.shape for n, parameter in parameters.items()}
+    relaxed = jax.ShapeDtypeStruct(nodes[name].shape, jnp.result_type(float))
+    try:
+        jax.eval_shape(jax.grad(total), relaxed, values, params, arguments.shapes)
+    except (TypeError, ValueError, IndexError) as error:
+        why = str(error).splitlines()[0]
+        return f"the model takes no fractions there ({type(error).__name__}: {why})"
+    return ""
+
+
 def constrain(parameters: dict[str, Parameter], params: Params) -> Params:
     """Constrained values of unconstrained parameters."""
     return {

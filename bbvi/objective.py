@@ -16,7 +16,7 @@ from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import BATCH_STREAM, MODEL_STREAM, Array, Data, Key, Params, Values
-from bbvi.analysis.tracing import Trace, log_q_of, run, scaled
+from bbvi.analysis.tracing import Trace, run, scaled
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.controls import Scored
 from bbvi.estimators.summation import model_terms
@@ -24,6 +24,7 @@ from bbvi.joint import GUIDE_TERM, constrain, run_guide
 from bbvi.nodes import entropy
 from bbvi.planning import Plan
 from bbvi.surrogates import (
+    Draw,
     local_expectation,
     score_surrogate,
     scored_site,
@@ -105,7 +106,7 @@ class Objective:
             keys = jax.random.split(key, plan.num_particles)
             seen = jax.vmap(particle)(keys, uniforms(plan, key))
         surrogate = jnp.mean(seen.surrogate)
-        surrogate += score_surrogate(plan, seen.scored, baselines)
+        surrogate += score_surrogate(plan, seen.scored, baselines, kwargs, given)
         elbo = jnp.mean(seen.elbo)
         value = -(elbo + (surrogate - stop_gradient(surrogate)))
         costs = {name: scored.cost for name, scored in seen.scored.items()}
@@ -176,21 +177,19 @@ def _run_particle(
     values = {**given, **draws}
     analysis = plan.analysis
     terms, model = model_terms(analysis, plan.groups, kwargs, model_key, values)
-    reached = {term: found for term, found in plan.influence.items() if term in terms}
+
+    def again(changed: Values) -> Costs:
+        given = {**values, **changed}
+        return model_terms(analysis, plan.groups, kwargs, model_key, given)[0]
+
+    drawn = Draw(plan, guide, model, dict(terms), again)
     surrogate = jnp.zeros(())
     for name in plan.sites_of(LocalExpectation):
-
-        def evaluate(value: Array, name: str = name) -> Costs:
-            changed = {**values, name: value}
-            found, _ = model_terms(analysis, plan.groups, kwargs, model_key, changed)
-            return {t: found[t] for t in reached if name in reached[t]}
-
-        surrogate += local_expectation(plan, name, guide[name], model, terms, evaluate)
+        surrogate += local_expectation(drawn, name)
     landing = _landing(plan, kwargs, guide_key, given, draws)
     for name in plan.nodes:
-        term = _guide_term(plan, name, guide, model, landing)
-        terms[GUIDE_TERM.format(name)] = term
-    seen = {name: scored_site(plan, name, guide[name], terms) for name in scored}
+        terms[GUIDE_TERM.format(name)] = _guide_term(drawn, name, landing)
+    seen = {name: scored_site(drawn, name, terms) for name in scored}
     sums = {name: jnp.sum(term) for name, term in terms.items()}
     elbo = sum(sums.values(), start=jnp.zeros(()))
     return _Particle(elbo, surrogate, sums, seen)
@@ -215,22 +214,17 @@ def _sticks(plan: Plan, name: str) -> bool:
     return isinstance(estimator, Reparameterized) and estimator.stick_the_landing
 
 
-def _guide_term(
-    plan: Plan, name: str, guide: Trace, model: Trace, landing: Trace | None
-) -> Array:
+def _guide_term(draw: Draw, name: str, landing: Trace | None) -> Array:
     """What a statement of the guide adds to the bound: ``-log q``, or the entropy."""
-    site = guide[name]
+    plan, site = draw.plan, draw.guide[name]
     choice = plan.choices.get(name)
-    pathwise = choice is None or isinstance(choice.estimator, Reparameterized)
-    mirrored = plan.guide.mirrors_model and name in model
-    masked = mirrored and isinstance(model[name]["fn"], MaskedDistribution)
+    if choice is not None and not isinstance(choice.estimator, Reparameterized):
+        return stop_gradient(draw.own_term(name, site))
+    if landing is not None and _sticks(plan, name):
+        return draw.own_term(name, landing[name])
+    mirrored = plan.guide.mirrors_model and name in draw.model
+    masked = mirrored and isinstance(draw.model[name]["fn"], MaskedDistribution)
     known = None if masked else entropy(site)
-    if not pathwise:
-        term = -stop_gradient(log_q_of(site, model.get(name) if masked else None))
-    elif landing is not None and _sticks(plan, name):
-        term = -log_q_of(landing[name], model.get(name) if masked else None)
-    elif known is not None:
-        term = known
-    else:
-        term = -log_q_of(site, model.get(name) if masked else None)
-    return scaled(term, model[name] if mirrored else site)
+    if known is None:
+        return draw.own_term(name, site)
+    return scaled(known, draw.model[name] if mirrored else site)

@@ -13,11 +13,11 @@ from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.circular import compare_ends
-from bbvi.estimators import Estimator, Marginalized, ScoreFunction
+from bbvi.estimators import DoubleControl, Estimator, Marginalized, ScoreFunction
 from bbvi.estimators.elimination import Group
 from bbvi.families import default_guide
 from bbvi.guides import Custom, Guide
-from bbvi.joint import initial_params, joint_influence
+from bbvi.joint import initial_params, joint_influence, relaxing_problem
 from bbvi.nodes import Node, guide_problems, read_guide
 
 
@@ -225,11 +225,12 @@ def make_plan(
     auxiliary = [name for name in nodes if name not in analysis.latents]
     order = [*analysis.latents, *(auxiliary if isinstance(family, Custom) else ())]
     particles = num_particles or 4
+    unrelaxed = _unrelaxed(overrides, analysis, nodes, parameters, groups)
     for name in order:
         if name not in choices:
             node, why_not = nodes[name], not_summed.get(name, "not a site of the model")
             situation = situation_of(
-                analysis, family, node, influence, feeds, jumps, particles
+                analysis, family, node, influence, feeds, jumps, particles, unrelaxed
             )
             choices[name] = choose(situation, overrides.get(name), why_not, problems)
     _raise_if(analysis, problems)
@@ -248,6 +249,15 @@ def make_plan(
         fingerprint=digest,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))
+
+
+def _unrelaxed(
+    overrides: Mapping[str, Estimator], analysis: Analysis, nodes: Any, *rest: Any
+) -> dict[str, str]:
+    """Why the model takes no fractions, for sites whose control variate needs them."""
+    controls = {n: getattr(overrides.get(n), "control_variate", None) for n in nodes}
+    asked = [n for n, c in controls.items() if isinstance(c, DoubleControl)]
+    return {name: relaxing_problem(analysis, nodes, *rest, name) for name in asked}
 
 
 def _count_problems(num_particles: Any) -> list[str]:

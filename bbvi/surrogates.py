@@ -4,6 +4,8 @@ Their surrogates have the right gradient and no meaning as numbers; `bbvi.object
 adds each as ``s - stop_gradient(s)``.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,10 +17,21 @@ from numpyro.distributions.distribution import MaskedDistribution
 from bbvi._types import COUPLING_STREAM, Array, Key, Values
 from bbvi.analysis.tracing import Trace, log_q_of, refine, scaled, unmask
 from bbvi.analysis.windows import colours, coupled_axes
-from bbvi.estimators import Antithetic, OptimalScale, ScoreFunction
+from bbvi.choosing import rows_of
+from bbvi.estimators import (
+    Antithetic,
+    DoubleControl,
+    LearnedBaseline,
+    OptimalScale,
+    ScoreFunction,
+    SumAndSample,
+)
 from bbvi.estimators.antithetic import coupled_uniforms
 from bbvi.estimators.controls import ControlVariate, Scored, squared_score
+from bbvi.estimators.enumerating import likely_values
+from bbvi.estimators.regression import predictions, row_axis
 from bbvi.estimators.score import in_blocks, reached_cost
+from bbvi.guides.base import subsampled_axes
 from bbvi.joint import GUIDE_TERM
 from bbvi.planning import Plan
 
@@ -48,86 +61,196 @@ def uniforms(plan: Plan, key: Key) -> Values:
     return found
 
 
-def scored_site(plan: Plan, name: str, site: Any, terms: Costs) -> Scored:
+@dataclass(frozen=True)
+class Draw:
+    """Guide and model of one particle.
+
+    Attributes:
+        plan: The plan.
+        guide: Trace of the guide.
+        model: Trace of the model at the guide's draws.
+        terms: Cost terms of the model.
+        again: Those terms where some of the draws are changed.
+    """
+
+    plan: Plan
+    guide: Trace
+    model: Trace
+    terms: Costs
+    again: Callable[[Values], Costs]
+
+    def own_term(self, name: str, site: Mapping[str, Any]) -> Array:
+        """``-log q`` of a statement of the guide, with the model's scale and mask."""
+        mirrored = self.plan.guide.mirrors_model and name in self.model
+        masking = self.model[name] if mirrored else None
+        if masking is not None and not isinstance(masking["fn"], MaskedDistribution):
+            masking = None
+        term = -log_q_of(site, masking)
+        return scaled(term, self.model[name] if mirrored else site)
+
+    def reach(self, name: str, terms: Costs) -> Array:
+        """The model's terms that each element of a site reaches."""
+        shape = jnp.shape(self.guide[name]["value"])
+        influence = self.plan.influence
+        found = [
+            reached_cost(terms[t], influence[t][name], shape) for t in self.on(name)
+        ]
+        return jnp.broadcast_to(sum(found), shape)
+
+    def on(self, name: str) -> list[str]:
+        """Terms of the model that a site reaches."""
+        return [t for t in self.terms if name in self.plan.influence.get(t, ())]
+
+
+def scored_site(draw: Draw, name: str, terms: Costs) -> Scored:
     """What one particle sees of a scored site.
 
     Args:
-        plan: The plan.
+        draw: The particle.
         name: Of the site.
-        site: Its statement in the guide's trace.
         terms: Cost terms of model and guide.
     """
-    fn = unmask(refine(site["fn"]))
-    log_q = fn.log_prob(site["value"])
-    reach = {t: f[name] for t, f in plan.influence.items() if name in f}
-    own = (name, GUIDE_TERM.format(name))
-    reach = in_blocks(reach, own, jnp.shape(site["value"]))
+    plan, site = draw.plan, draw.guide[name]
+    fn, value = unmask(refine(site["fn"])), site["value"]
+    log_q = fn.log_prob(value)
     shape = jnp.shape(log_q)
-    cost = sum(reached_cost(terms[t], f, shape) for t, f in reach.items())
     control = controls(plan)[name]
+    if isinstance(control, SumAndSample):
+        return _partly_summed(draw, name, log_q, control.num_values)
+    reach = {t: f[name] for t, f in plan.influence.items() if name in f}
+    reach = in_blocks(reach, (name, GUIDE_TERM.format(name)), jnp.shape(value))
+    cost = sum(reached_cost(terms[t], f, shape) for t, f in reach.items())
     seen = Scored(log_q, stop_gradient(cost))
     if isinstance(control, Antithetic):
         seen = seen._replace(probs=stop_gradient(jnp.broadcast_to(fn.mean, shape)))
     if isinstance(control, OptimalScale):
-        seen = seen._replace(weight=squared_score(fn, site["value"]))
+        seen = seen._replace(weight=squared_score(fn, value))
+    if isinstance(control, DoubleControl):
+        relaxed = value.astype(log_q.dtype)
+        mean = jnp.broadcast_to(fn.mean, shape)
+        slope = _slope(draw, name, relaxed)
+        seen = seen._replace(value=relaxed, mean=mean, slope=slope)
     return seen
 
 
+def _slope(draw: Draw, name: str, relaxed: Array) -> Array:
+    """Gradient of the costs in the relaxed value of a site."""
+
+    def total(relaxed: Array) -> Array:
+        terms = draw.again({name: relaxed})
+        own = draw.own_term(name, {**draw.guide[name], "value": relaxed})
+        return sum((jnp.sum(terms[t]) for t in draw.on(name)), jnp.sum(own))
+
+    return stop_gradient(jax.grad(total)(relaxed))
+
+
+def _partly_summed(draw: Draw, name: str, log_q: Array, number: int) -> Scored:
+    site, node = draw.guide[name], draw.plan.nodes[name]
+    fn, value = unmask(refine(site["fn"])), site["value"]
+    values = likely_values(node.site, fn, jnp.shape(value), number)
+    both = jnp.concatenate([value[None], values])
+    costs = stop_gradient(_costs_at(draw, name, both))
+    return Scored(
+        log_q,
+        costs[0],
+        costs=costs[1:],
+        log_probs=jax.vmap(fn.log_prob)(values),
+        is_summed=jnp.any(values == value, 0),
+    )
+
+
 def score_surrogate(
-    plan: Plan, seen: dict[str, Scored], baselines: Costs | None
+    plan: Plan,
+    seen: dict[str, Scored],
+    baselines: Costs | None,
+    kwargs: Mapping[str, Any],
+    indices: Values,
 ) -> Array:
-    """Sum over scored sites, of what all particles saw."""
+    """Sum over scored sites, of what all particles saw.
+
+    Args:
+        plan: The plan.
+        seen: By all particles.
+        baselines: Running averages of costs.
+        kwargs: The model's arguments.
+        indices: Of the subsampled plates.
+    """
     total = jnp.zeros(())
     for name, control in controls(plan).items():
         scored = seen[name]
         if baselines and name in baselines:
             scored = scored._replace(baseline=baselines[name])
+        if isinstance(control, LearnedBaseline):
+            features = kwargs[control.features]
+            learned = _learned(plan, name, features, scored.cost, indices)
+            scored = scored._replace(baseline=learned)
         if scored.probs is not None:  # the same in all particles
             scored = scored._replace(probs=scored.probs[0])
         total += control.surrogate(scored)
     return total
 
 
-def local_expectation(
-    plan: Plan, name: str, site: Any, model: Trace, terms: Costs, evaluate: Any
+def _learned(
+    plan: Plan, name: str, features: Array, cost: Array, indices: Values
 ) -> Array:
+    """`LearnedBaseline` of every particle."""
+    node, analysis = plan.nodes[name], plan.analysis
+    axis = row_axis(rows_of(analysis, node, plan.influence), features.shape)
+    plates = subsampled_axes(analysis, analysis.latents.get(name) or node.as_site())
+    if axis in plates:
+        features = jnp.take(features, indices[plates[axis]], 0)
+
+    def learned(cost: Array) -> Array:
+        return jnp.moveaxis(predictions(features, jnp.moveaxis(cost, axis, 0)), 0, axis)
+
+    return jax.vmap(learned)(cost)
+
+
+def local_expectation(draw: Draw, name: str) -> Array:
     """Surrogate whose gradient is that of a site's exact sum under q.
 
-    Elements of one colour share no cost and are changed together; value ``r`` steps
-    beyond the draw, so that the draw itself is the known first entry.
+    Value ``r`` lies ``r`` steps beyond the draw, so that the draw itself is the known
+    first entry.
     """
-    finite = plan.analysis.sites[name].values
-    value, shape = site["value"], jnp.shape(site["value"])
+    finite = draw.plan.analysis.sites[name].values
+    site, value = draw.guide[name], draw.guide[name]["value"]
     num_values, low = len(finite), int(finite[0])
-    found = {t: f[name] for t, f in plan.influence.items() if name in f and t in terms}
+    steps = jnp.arange(num_values).reshape(-1, *(1,) * jnp.ndim(value))
+    values = ((value - low + steps) % num_values + low).astype(value.dtype)
+    log_q = jax.vmap(unmask(refine(site["fn"])).log_prob)(values)
+    return jnp.sum(jnp.exp(log_q) * stop_gradient(_costs_at(draw, name, values)))
 
-    def reach(costs: Costs) -> Array:
-        total = sum(reached_cost(costs[t], f, shape) for t, f in found.items())
-        return jnp.broadcast_to(total, shape)
 
-    steps = jnp.arange(num_values).reshape(-1, *(1,) * len(shape))
-    values = (value - low + steps) % num_values + low
-    own = _by_colour(shape, colours(found.values(), shape))
+def _costs_at(draw: Draw, name: str, values: Array) -> Array:
+    """What each element of a site costs at several values, ``(number, *shape)``.
 
-    def flipped(step: Array) -> Array:
+    The first is the draw itself, whose costs are known. Elements of one colour share
+    no cost and are changed together.
+    """
+    site = draw.guide[name]
+    value, shape = site["value"], jnp.shape(site["value"])
+    found = [draw.plan.influence[t][name] for t in draw.on(name)]
+    own = _by_colour(shape, colours(found, shape))
+
+    def changed(step: Array) -> Array:
         def at(chosen: Array) -> Array:
-            return jnp.where(chosen, reach(evaluate(jnp.where(chosen, step, value))), 0)
+            terms = draw.again({name: jnp.where(chosen, step, value)})
+            return jnp.where(chosen, draw.reach(name, terms), 0)
 
         return jnp.sum(jax.vmap(at)(own), 0)
 
-    rest = jax.vmap(flipped)(values[1:].astype(value.dtype))
-    costs = jnp.concatenate([reach(terms)[None], rest])
-    fn = unmask(refine(site["fn"]))
-    log_q = jax.vmap(fn.log_prob)(values)
-    mirrored = plan.guide.mirrors_model
-    own_cost = -scaled(log_q, model[name] if mirrored else site)
-    masking = model[name] if mirrored else site
+    rest = jax.vmap(changed)(values[1:])
+    costs = jnp.concatenate([draw.reach(name, draw.terms)[None], rest])
+    log_q = jax.vmap(unmask(refine(site["fn"])).log_prob)(values)
+    mirrored = draw.plan.guide.mirrors_model
+    masking = draw.model[name] if mirrored else site
+    own_cost = -scaled(log_q, masking)
     if unmask(masking["fn"]) is not masking["fn"]:
         masked = mirrored and isinstance(masking["fn"], MaskedDistribution)
-        kept = log_q_of({**site, "value": value}, masking if masked else None) != 0
+        kept = log_q_of(site, masking if masked else None) != 0
         extra = range(1 + jnp.ndim(kept), jnp.ndim(own_cost))
         own_cost = own_cost * jnp.expand_dims(kept, [axis - 1 for axis in extra])
-    return jnp.sum(jnp.exp(log_q) * stop_gradient(costs + own_cost))
+    return costs + own_cost
 
 
 def _by_colour(shape: tuple[int, ...], numbers: tuple[int, ...]) -> Array:

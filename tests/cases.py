@@ -34,7 +34,9 @@ Local = estimators.LocalExpectation()
 Score = estimators.ScoreFunction()
 Antithetic = estimators.ScoreFunction(control_variate=estimators.Antithetic())
 Scaled = estimators.ScoreFunction(control_variate=estimators.OptimalScale())
-Averaged = estimators.ScoreFunction(control_variate=estimators.RunningAverage())
+Double = estimators.ScoreFunction(control_variate=estimators.DoubleControl())
+Learned = estimators.ScoreFunction(control_variate=estimators.LearnedBaseline("y"))
+Partly = estimators.ScoreFunction(control_variate=estimators.SumAndSample())
 Pathwise = estimators.Reparameterized()
 Landing = estimators.Reparameterized(stick_the_landing=True)
 
@@ -1191,6 +1193,37 @@ for _batch in (1, 2, 4):
         mixed_minibatch(_batch), z=Score
     )
 
+
+def partly(number):
+    control = estimators.SumAndSample(num_values=number)
+    return estimators.ScoreFunction(control_variate=control)
+
+
+def amortised_model(y, batch=None):
+    with numpyro.plate("rows", 6, batch) as index:
+        z = sample("z", dist.Bernoulli(0.35))
+        sample("y", dist.Normal(1.5 * z, 0.8), obs=y[index])
+
+
+def amortised_guide(y, batch=None):
+    slope, level = param("slope", 0.0), param("level", 0.0)
+    with numpyro.plate("rows", 6, batch) as index:
+        sample("z", dist.Bernoulli(logits=slope * y[index] + level))
+
+
+_SIX = {"y": f(0.3, 1.9, -0.4, 1.1, 0.6, 2.4)}
+AMORTISED = Case(
+    amortised_model,
+    _SIX,
+    amortised_guide,
+    {"slope": 0.8, "level": -0.3},
+    {"z": bits(6)},
+    family=None,
+    num_particles=1,
+    whole=_SIX,
+    samples=30_000,
+)
+
 # Control variates by label, each with what it is sound for; Bernoulli sites first.
 _BERNOULLI = {
     "scalar": SCALAR,
@@ -1221,6 +1254,34 @@ _ANY = {
     "autoregressive loop": AUTOREGRESSIVE_LOOP,
     "normal": NORMAL,
 }
+_RELAXED = {
+    **_BERNOULLI,
+    "discrete downstream": UPSTREAM,
+    "scan": SCAN,
+    "autoregressive loop": AUTOREGRESSIVE_LOOP,
+    "autoregressive scan": AUTOREGRESSIVE_SCAN,
+}
+_SEVERAL = {
+    "categorical": CATEGORICAL,
+    "offset": OFFSET,
+    "poisson": POISSON.but(samples=40_000),
+    "poisson of 1": POISSON.but(num_particles=1, samples=60_000),
+    "shared likelihood": SHARED,
+}
+_DISCRETE = {
+    **{n: c for n, c in _BERNOULLI.items() if "upstream" not in n},
+    **_SEVERAL,
+    "discrete downstream": UPSTREAM,
+    "scan": SCAN,
+}
+_ROWS_APART = {
+    "amortised": AMORTISED,
+    "amortised minibatch of 4": AMORTISED.but(data={**_SIX, "batch": 4}),
+    "amortised minibatch of 2": AMORTISED.but(data={**_SIX, "batch": 2}),
+    "plate": PLATE.but(num_particles=1),
+    "scale 2": scaled_case(2.0).but(num_particles=2),
+    "mask": MASKED.but(num_particles=1, samples=60_000),
+}
 _SCORED = {
     "nested": ("a", "b"),
     "loop": ("z0", "z1", "z2"),
@@ -1232,6 +1293,10 @@ CONTROLLED: dict[str, Case] = {}
 for _label, _estimator, _cases in (
     ("antithetic", Antithetic, _BERNOULLI),
     ("optimal scale", Scaled, _ANY),
+    ("double control", Double, _RELAXED),
+    ("one value summed", partly(1), _DISCRETE),
+    ("two values summed", partly(2), _SEVERAL),
+    ("learned baseline", Learned, _ROWS_APART),
 ):
     for _name, _case in _cases.items():
         CONTROLLED[f"{_name}, {_label}"] = _case.but(
@@ -1243,6 +1308,9 @@ for _number in (2, 3, 8):
             f"{_name}, antithetic"
         ].but(num_particles=_number)
 CONTROLLED["scalar, optimal scale of 2"] = CONTROLLED["scalar, optimal scale"].but(
+    num_particles=2
+)
+CONTROLLED["scalar, double control of 2"] = CONTROLLED["scalar, double control"].but(
     num_particles=2
 )
 GRADIENTS |= CONTROLLED
@@ -1313,5 +1381,18 @@ SLOW |= CONTROLLED.keys() - {
     "coupled by matrix, optimal scale",
     "minibatch of 2, optimal scale",
     "normal, optimal scale",
+    "scalar, double control of 2",
+    "coupled by matrix, double control",
+    "minibatch of 2, double control",
+    "discrete downstream, double control",
+    "mask over events, double control",
+    "coupled by matrix, one value summed",
+    "minibatch of 1, one value summed",
+    "mask over events, one value summed",
+    "categorical, two values summed",
+    "poisson, two values summed",
+    "amortised, learned baseline",
+    "amortised minibatch of 4, learned baseline",
+    "mask, learned baseline",
 }
 assert GRADIENTS.keys() >= SLOW

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import bbvi
-from bbvi import objective
+from bbvi import objective, surrogates
 from bbvi.analysis.windows import Aligned
-from bbvi.estimators import antithetic, controls, tables
+from bbvi.estimators import antithetic, controls, relaxing, tables
 from tests import cases
 from tests.statistics import assert_biased, assert_unbiased
 
@@ -222,6 +222,41 @@ def test_control_with_the_optimal_scale_of_all_particles(monkeypatch):
         controls, "leave_one_out", lambda cost: cost.mean(0, keepdims=True)
     )
     control("scalar, optimal scale of 2")
+
+
+def test_control_double_control_without_what_it_took(monkeypatch):
+    monkeypatch.setattr(relaxing, "expectation", lambda slope, mean: 0.0)
+    control("coupled by matrix, double control")
+
+
+def test_control_double_control_with_its_own_slope(monkeypatch):
+    monkeypatch.setattr(
+        relaxing, "leave_one_out", lambda slope: slope.mean(0, keepdims=True)
+    )
+    control("scalar, double control of 2")
+
+
+@pytest.mark.parametrize(
+    "name", ["poisson of 1, two values summed", "categorical, two values summed"]
+)
+def test_control_that_sums_what_it_samples(name, monkeypatch):
+    honest = objective.scored_site
+
+    def forgetful(*args):
+        seen = honest(*args)
+        return seen._replace(is_summed=jnp.zeros_like(seen.is_summed))
+
+    monkeypatch.setattr(objective, "scored_site", forgetful)
+    control(name)
+
+
+def test_control_learned_from_its_own_row(monkeypatch):
+    def fitted(features, cost):
+        design = jnp.stack([jnp.ones_like(features), features], 1)
+        return design @ jnp.linalg.lstsq(design, cost)[0]
+
+    monkeypatch.setattr(surrogates, "predictions", fitted)
+    control("amortised, learned baseline")
 
 
 def trusting(plan):

@@ -13,14 +13,19 @@ from bbvi.estimators.controls import (
     OptimalScale,
     RunningAverage,
 )
+from bbvi.estimators.enumerating import SumAndSample
 from bbvi.estimators.pathwise import Reparameterized
+from bbvi.estimators.regression import LearnedBaseline
+from bbvi.estimators.relaxing import DoubleControl
 from bbvi.estimators.score import ScoreFunction
 from bbvi.estimators.summation import LocalExpectation, Marginalized
 
 __all__ = [
     "Antithetic",
     "ControlVariate",
+    "DoubleControl",
     "Estimator",
+    "LearnedBaseline",
     "LeaveOneOut",
     "LocalExpectation",
     "Marginalized",
@@ -29,4 +34,5 @@ __all__ = [
     "RunningAverage",
     "ScoreFunction",
     "Situation",
+    "SumAndSample",
 ]

@@ -1,7 +1,8 @@
 """The `Estimator` interface and the `Situation` that it judges."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from bbvi.analysis import Site
 
@@ -31,6 +32,12 @@ class Situation:
         is_bernoulli: Whether the factor is a Bernoulli.
         is_hidden: Whether its draw is out of reach, as inside NumPyro's scan.
         fed_by: Draws of the guide on which the factor depends.
+        unrelaxed: Why the model takes no fractions at a Bernoulli site; empty if it
+            does.
+        drawn: The statement of the guide as a site of its own.
+        rows: For each axis of the site the number of its elements, those outside of a
+            minibatch too; 0 where they share cost terms.
+        arguments: Shapes of the data by name.
     """
 
     site: Site
@@ -52,6 +59,10 @@ class Situation:
     is_bernoulli: bool = False
     is_hidden: bool = False
     fed_by: tuple[str, ...] = ()
+    unrelaxed: str = "whether the model takes fractions was not tried"
+    drawn: Site | None = None
+    rows: tuple[int, ...] = ()
+    arguments: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def num_values(self) -> int:

@@ -14,15 +14,23 @@ from bbvi.estimators.base import Option, Situation
 
 
 class Scored(NamedTuple):
-    """One scored site as all particles saw it; only ``log_q`` carries gradients.
+    """One scored site as all particles saw it.
+
+    Gradients are carried by log densities and by ``mean`` only.
 
     Attributes:
         log_q: Log density of each element's draw, neither scaled nor masked,
             ``(num_particles, *shape)``.
         cost: The costs that each element reaches, broadcastable to that.
-        baseline: With `RunningAverage`, the average of ``cost`` over past steps.
+        baseline: What is known of ``cost`` without its draw: the average over past
+            steps, or `LearnedBaseline`.
         weight: With `OptimalScale`, the squared score of each element.
         probs: With `Antithetic`, the probability of a one, ``shape``.
+        value: With `DoubleControl`, the draws; ``mean``, their expectation, carries
+            gradients; ``slope``, the gradient of the costs in the draws.
+        costs: With `SumAndSample`, the costs of likely values, ``(num_particles,
+            num_values, *shape)``; ``log_probs``, their log densities, carries
+            gradients; ``is_summed``, whether the draw is one of them.
     """
 
     log_q: Array
@@ -30,6 +38,12 @@ class Scored(NamedTuple):
     baseline: Array | None = None
     weight: Array | None = None
     probs: Array | None = None
+    value: Array | None = None
+    mean: Array | None = None
+    slope: Array | None = None
+    costs: Array | None = None
+    log_probs: Array | None = None
+    is_summed: Array | None = None
 
     @property
     def num_particles(self) -> int:
@@ -59,6 +73,10 @@ class ControlVariate(Option):
     @abstractmethod
     def reason(self, situation: Situation) -> str:
         """What it does, as a clause."""
+
+    def cost(self, situation: Situation) -> int:
+        """Evaluations of the model that a particle needs beyond its own."""
+        return 0
 
     @abstractmethod
     def surrogate(self, scored: Scored) -> Array:

@@ -76,6 +76,9 @@ class ScoreFunction(Estimator):
             )
         return self.control(situation.num_particles).refusal(situation)
 
+    def cost(self, situation: Situation) -> int:
+        return self.control(situation.num_particles).cost(situation)
+
     def reason(self, situation: Situation) -> str:
         site = situation.site
         if situation.jump:

@@ -1,0 +1,142 @@
+"""Models that hypothesis makes up have unbiased gradients, whatever is asked for."""
+
+import dataclasses
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+import bbvi
+from bbvi.estimators import controls
+from tests.random_models import Overrides, Program, case_of, programs
+from tests.statistics import assert_unbiased
+from tests.test_gradients import demands, draws_of, exact_of, plan_of, trusting
+
+SAMPLES = (4_000, 32_000, 256_000)
+"""Gradients that are drawn, more where these cannot see an error."""
+BLIND = 0.1
+"""Fraction of models whose gradient may be too noisy to be judged."""
+
+
+def planned(program):
+    """The case and its plan, with those overrides that the plan takes."""
+    case = case_of(program)
+    asked = {n.name: Overrides[n.override] for n in program.latents if n.override}
+    for taken in (asked, *({n: e} for n, e in asked.items()), {}):
+        try:
+            plan = plan_of(case.but(estimators=taken))
+        except bbvi.PlanError:
+            continue
+        return case.but(estimators=taken, summed=tuple(plan.marginalized)), plan
+    raise AssertionError(f"no plan for {program}")
+
+
+def judge(program, change=lambda plan: plan):
+    """Whether the gradient is unbiased; None if it is too noisy to tell."""
+    case, plan = planned(program)
+    exact = exact_of(case)
+    for samples in SAMPLES:
+        draws = draws_of(case.but(samples=samples), change(plan), seed=program.seed)
+        try:
+            assert_unbiased(draws, exact, **demands(case, exact))
+        except AssertionError as error:
+            if "cannot see" in str(error):
+                continue
+            return f"{error}\n{program}\n{plan}"
+        return ""
+    return None
+
+
+def check(number, seed, overridden=True):
+    """That many models; the first that is biased is shrunk and shown."""
+    found = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=number,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(programs(overridden))
+    def unbiased(program):
+        found.append(judge(program))
+        jax.clear_caches()
+        assert not found[-1], found[-1]
+
+    unbiased()
+    assert len(found) >= number * 0.8
+    blind = sum(f is None for f in found)
+    assert blind <= max(1, BLIND * len(found)), f"{blind} of {len(found)} unseen"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_models_have_unbiased_gradients(seed):
+    check(10, seed, overridden=seed > 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_a_thousand_random_models_have_unbiased_gradients(seed):
+    check(50, seed, overridden=seed % 4 > 0)
+
+
+def examples(number, seed, wanted):
+    """Programs that fulfil a condition."""
+    found: list[Program] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=500,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(programs())
+    def collect(program):
+        if len(found) < number and wanted(program) and program not in found:
+            found.append(program)
+
+    collect()
+    assert len(found) == number
+    return found
+
+
+def scored(program):
+    """The program with every latent left to a score function with leave-one-out."""
+    nodes = tuple(
+        node if node.observed else dataclasses.replace(node, override=2)
+        for node in program.nodes
+    )
+    return dataclasses.replace(program, nodes=nodes)
+
+
+def test_control_baselines_that_know_their_own_particle(monkeypatch):
+    """Most random models show it, so that the thousand would."""
+
+    def with_own(costs):
+        return costs.mean(0, keepdims=True)
+
+    some = [scored(p) for p in examples(6, 0, lambda p: not p.batch)]
+    assert all(judge(p) == "" for p in some[:2])
+    monkeypatch.setattr(controls, "leave_one_out", with_own)
+    assert sum(bool(judge(p)) for p in some) >= 4
+
+
+def test_control_rows_that_are_trusted_to_be_apart():
+    def coupled(program):
+        return any(
+            how in ("sum", "shift")
+            and name in {n.name for n in program.latents if n.in_rows}
+            for node in program.nodes
+            if node.observed
+            for name, how in node.parents
+        )
+
+    some = [scored(p) for p in examples(6, 1, coupled)]
+    found = [judge(p, trusting) for p in some]
+    assert sum(bool(f) for f in found) >= 2, found
+    assert np.all([judge(p) in ("", None) for p in some])
