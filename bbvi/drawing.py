@@ -137,7 +137,8 @@ def log_joint(
     program, key = FullRank().program(analysis, names), jax.random.key(0)
 
     def of(vector: Array) -> tuple[Array, Values]:
-        covariance = {f"{JOINT}.scale_tril": jnp.eye(len(vector))}
+        dim = len(vector)
+        covariance = {f"{JOINT}.scale_tril": jnp.zeros(dim * (dim + 1) // 2)}
         given = {**own, **covariance, f"{JOINT}.loc": vector, JOINT: vector}
         placed = run(program, kwargs, key, given)
         values = {name: placed[name]["value"] for name in names}

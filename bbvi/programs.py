@@ -256,7 +256,9 @@ class _Building:
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
             probe=jax.jit(self.probe),
-            climb=jax.jit(self.climb) if self.climbers else None,
+            climb=jax.jit(self.climb, compiler_options=options)
+            if self.climbers
+            else None,
             climbers=self.climbers,
             dim=self.dim_of(self.climbers),
             batch=self.batch,

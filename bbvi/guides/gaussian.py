@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
 from bbvi._types import Array, Key, Params, Values
@@ -36,6 +35,14 @@ from bbvi.guides.discrete import (
     discrete_units,
     location_distance,
     sample_discrete,
+)
+from bbvi.guides.triangles import (
+    dim_of,
+    product,
+    triangle,
+    tril_of,
+    tril_units,
+    tril_vector,
 )
 
 MAX_DIM = 1_000
@@ -83,10 +90,8 @@ class FullRank(Guide):
         r"""Steps in units of q: $\text{loc} + L a$ and $L (I + B)$, $B$ triangular."""
         moved = super().retract(params, step)
         if LOC in params:
-            to_tril = biject_to(constraints.lower_cholesky)
-            scale = to_tril(params[TRIL])
-            moved[LOC] = params[LOC] + scale @ step[LOC]
-            moved[TRIL] = to_tril.inv(scale @ turn_of(step[TRIL]))
+            moved[LOC] = params[LOC] + triangle(params[TRIL]) @ step[LOC]
+            moved[TRIL] = product(params[TRIL], turn_of(step[TRIL]))
         return moved
 
     def units(self, params: Params) -> Params:
@@ -139,12 +144,8 @@ class FullRank(Guide):
 def dense(init: Callable[[Key], Array], dim: int) -> dist.Distribution:
     """State the parameters of a Gaussian with full covariance; the Gaussian."""
     loc = numpyro.param(LOC, init)
-    scale_tril = numpyro.param(
-        TRIL,
-        lambda _: INITIAL_SCALE * jnp.eye(dim),
-        constraint=constraints.lower_cholesky,
-    )
-    return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+    tril = numpyro.param(TRIL, tril_vector(INITIAL_SCALE * np.eye(dim, dtype="f")))
+    return dist.MultivariateNormal(loc, scale_tril=triangle(tril))
 
 
 def joint_refusals(
@@ -266,40 +267,17 @@ def place(
 
 
 def turn_of(step: Array, shrink: float | None = None) -> Array:
-    """$I + B$ of an unconstrained step, the entries below its diagonal shrunk.
+    """The vector of $I + B$ for a step, the entries below the diagonal shrunk.
 
     The optimizer moves all coordinates by about as much at once, and a triangle of $n$
     rows of equal entries stretches some direction by $n / 2$ times their size: beyond
     ``CALM`` rows they are made smaller by as much, unless ``shrink`` says by how much.
     """
-    dim = int((2 * step.shape[-1]) ** 0.5)
-    num = step.shape[-1] - dim
-    below = step[..., :num] / (shrink or max(1.0, dim / CALM))
-    turned = jnp.concatenate([below, step[..., num:]], -1)
-    return biject_to(constraints.lower_cholesky)(turned)
-
-
-def tril_of(vector: Any, dim: int) -> np.ndarray:
-    """Triangular matrices of unconstrained vectors ``(..., dim (dim + 1) / 2)``."""
-    vector = np.asarray(vector, np.float64)
-    below, diagonal = np.tril_indices(dim, -1), np.arange(dim)
-    tril = np.zeros((*vector.shape[:-1], dim, dim))
-    tril[..., below[0], below[1]] = vector[..., : len(below[0])]
-    tril[..., diagonal, diagonal] = np.exp(vector[..., len(below[0]) :])
-    return tril
-
-
-def tril_vector(tril: np.ndarray) -> np.ndarray:
-    """The inverse of `tril_of`."""
-    below = np.tril_indices(tril.shape[-1], -1)
-    diagonal = np.log(np.diagonal(tril, axis1=-2, axis2=-1))
-    return np.concatenate([tril[..., below[0], below[1]], diagonal], -1)
-
-
-def tril_units(sd: np.ndarray) -> np.ndarray:
-    """Units of an unconstrained triangle whose rows have these lengths."""
-    below = np.tril_indices(sd.shape[-1], -1)
-    return np.concatenate([sd[..., below[0]], np.ones_like(sd)], -1)
+    dim = dim_of(step)
+    shrink = shrink or max(1.0, dim / CALM)
+    if shrink == 1 or dim == 1:
+        return step
+    return jnp.concatenate([step[..., :-dim] / shrink, step[..., -dim:]], -1)
 
 
 def flat_of(values: dict[str, np.ndarray]) -> np.ndarray:

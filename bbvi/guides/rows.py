@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.distributions import constraints
 
 from bbvi._types import Array, Key, Values
 from bbvi.analysis import Analysis, Plate, Site
@@ -24,6 +24,7 @@ from bbvi.guides.base import (
     prior_centre,
     unconstrained_shape,
 )
+from bbvi.guides.triangles import triangle, tril_vector
 
 ROWS = "_rows."
 """Name of the auxiliary site of a plate's rows, before the plates' names."""
@@ -81,18 +82,12 @@ class Block:
         shape = (*self.shape, self.size)
         loc = numpyro.param(f"{self.name}.loc", init)
         slope = numpyro.param(f"{self.name}.slope", jnp.zeros((*shape, noise.size)))
-        scale_tril = numpyro.param(
-            f"{self.name}.scale_tril",
-            lambda _: (
-                INITIAL_SCALE
-                * jnp.broadcast_to(jnp.eye(self.size), (*shape, self.size))
-            ),
-            constraint=constraints.lower_cholesky,
+        small = tril_vector(INITIAL_SCALE * np.eye(self.size, dtype="f"))
+        tril = numpyro.param(
+            f"{self.name}.scale_tril", np.broadcast_to(small, (*self.shape, small.size))
         )
-        loc, slope, scale_tril = (
-            self.rows(param, indices) for param in (loc, slope, scale_tril)
-        )
-        factor = dist.MultivariateNormal(loc + slope @ noise, scale_tril=scale_tril)
+        loc, slope, tril = (self.rows(x, indices) for x in (loc, slope, tril))
+        factor = dist.MultivariateNormal(loc + slope @ noise, scale_tril=triangle(tril))
         with numpyro.handlers.scale(scale=self.scale):
             return numpyro.sample(self.name, factor, infer={"is_auxiliary": True})
 

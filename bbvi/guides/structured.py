@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax.scipy.linalg import solve_triangular
-from numpyro.distributions import constraints
-from numpyro.distributions.transforms import biject_to
 
 from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
@@ -41,12 +39,10 @@ from bbvi.guides.gaussian import (
     partial_loc,
     place,
     site_refusals,
-    tril_of,
-    tril_units,
-    tril_vector,
     turn_of,
 )
 from bbvi.guides.rows import ROWS, Block, plates_of, read_blocks
+from bbvi.guides.triangles import product, triangle, tril_of, tril_units, tril_vector
 
 MAX_ROW = 200
 """Most unconstrained elements of one row."""
@@ -149,19 +145,20 @@ class Structured(Guide):
         along.
         """
         moved = super().retract(params, step)
-        to_tril = biject_to(constraints.lower_cholesky)
         if LOC in params:
-            scale, turn = to_tril(params[TRIL]), turn_of(step[TRIL])
-            moved[LOC] = params[LOC] + scale @ step[LOC]
-            moved[TRIL] = to_tril.inv(scale @ turn)
+            turn = turn_of(step[TRIL])
+            moved[LOC] = params[LOC] + triangle(params[TRIL]) @ step[LOC]
+            moved[TRIL] = product(params[TRIL], turn)
         for loc, slope, tril in _row_names(params):
             shrink = sum(np.shape(params[slope])[-2:]) ** 0.5
-            own, own_turn = to_tril(params[tril]), turn_of(step[tril], shrink)
+            own = triangle(params[tril])
             moved[loc] = params[loc] + jnp.einsum("...ij,...j->...i", own, step[loc])
-            moved[tril] = to_tril.inv(own @ own_turn)
+            moved[tril] = product(params[tril], turn_of(step[tril], shrink))
             if LOC in params:
                 moved[loc] += params[slope] @ step[LOC]
-                moved[slope] = params[slope] @ turn + own @ step[slope] / shrink
+                moved[slope] = (
+                    params[slope] @ triangle(turn) + own @ step[slope] / shrink
+                )
         return moved
 
     def units(self, params: Params) -> Params:

@@ -21,7 +21,8 @@ class Mode(NamedTuple):
 
     Attributes:
         point: The mode, `(dim,)`.
-        precision: Negative Hessian there, made positive definite, `(dim, dim)`.
+        precision: Negative Hessian there, up to the last step, which promised less
+            than `GAIN`; made positive definite, `(dim, dim)`.
         value: Log density at the mode.
     """
 
@@ -53,37 +54,49 @@ def find_mode(log_density: Callable[[Array], Array], start: Array) -> Mode:
     References:
         Nocedal and Wright (2006), Numerical Optimization, sections 3.4 and 10.3.
     """
-    gradient = jax.grad(log_density)
-    hessian = jax.jacrev(gradient)  # solvers of ODEs know the reverse mode only
+    log_density = jax.jit(log_density)  # traced once for all derivatives
 
-    def spectrum(point: Array) -> tuple[Array, Array, Array]:
-        curvature = -hessian(point)
-        scale = jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(curvature)), 1e-20))
-        scaled = curvature / scale / scale[:, None]
-        return scale, *jnp.linalg.eigh(0.5 * (scaled + scaled.T))
+    def slope(point: Array) -> tuple[Array, tuple[Array, Array]]:
+        value, gradient = jax.value_and_grad(log_density)(point)
+        return gradient, (gradient, value)
 
-    def iterate(carry: Any) -> Any:
-        point, value, damping, _, count = carry
-        scale, eigenvalues, vectors = spectrum(point)
-        along = vectors.T @ (gradient(point) / scale)
-        strength = jnp.maximum(jnp.abs(eigenvalues), FLOOR) + damping
-        step = (vectors @ (along / strength)) / scale
-        promised = 0.5 * jnp.sum(along**2 / strength)
-        moved = point + step
+    def iterate(carry: _Search) -> _Search:
+        # In reverse mode, the only one that solvers of differential equations know.
+        hessian, (gradient, value) = jax.jacrev(slope, has_aux=True)(carry.point)
+        scale = jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(hessian)), 1e-20))
+        scaled = -hessian / scale / scale[:, None]
+        eigenvalues, vectors = jnp.linalg.eigh(0.5 * (scaled + scaled.T))
+        along = vectors.T @ (gradient / scale)
+        strength = jnp.maximum(jnp.abs(eigenvalues), FLOOR) + carry.damping
+        moved = carry.point + (vectors @ (along / strength)) / scale
         reached = log_density(moved)
         gains = reached >= value
-        point = jnp.where(gains, moved, point)
-        value = jnp.where(gains, reached, value)
-        damping = jnp.where(gains, 0.2 * damping, 5.0 * damping + 1e-3)
-        return point, value, damping, promised, count + 1
+        curvature = (vectors * jnp.maximum(eigenvalues, FLOOR)) @ vectors.T
+        return _Search(
+            point=jnp.where(gains, moved, carry.point),
+            value=jnp.where(gains, reached, value),
+            precision=curvature * scale * scale[:, None],
+            damping=jnp.where(gains, 0.2 * carry.damping, 5.0 * carry.damping + 1e-3),
+            promised=0.5 * jnp.sum(along**2 / strength),
+            count=carry.count + 1,
+        )
 
-    def goes_on(carry: Any) -> Array:
-        *_, promised, count = carry
-        return (promised > GAIN) & (count < MAX_ITERATIONS)
+    def goes_on(carry: _Search) -> Array:
+        return (carry.promised > GAIN) & (carry.count < MAX_ITERATIONS)
 
-    first = (start, log_density(start), jnp.ones(()), jnp.full((), jnp.inf), 0)
-    point, value, *_ = jax.lax.while_loop(goes_on, iterate, first)
-    scale, eigenvalues, vectors = spectrum(point)
-    kept = jnp.maximum(eigenvalues, FLOOR)
-    precision = (vectors * kept) @ vectors.T * scale * scale[:, None]
-    return Mode(point, precision, value)
+    unknown = jnp.full((), jnp.inf, start.dtype)
+    precision = jnp.zeros((*start.shape, *start.shape), start.dtype)
+    begun = _Search(start, -unknown, precision, jnp.ones_like(unknown), unknown, 0)
+    found = jax.lax.while_loop(goes_on, iterate, begun)
+    return Mode(found.point, found.precision, found.value)
+
+
+class _Search(NamedTuple):
+    """Where a search is, and the curvature where its last step began."""
+
+    point: Array
+    value: Array
+    precision: Array
+    damping: Array
+    promised: Array
+    count: Any
