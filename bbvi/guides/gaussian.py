@@ -145,7 +145,7 @@ def dense(init: Callable[[Key], Array], dim: int) -> dist.Distribution:
     """State the parameters of a Gaussian with full covariance; the Gaussian."""
     loc = numpyro.param(LOC, init)
     tril = numpyro.param(TRIL, tril_vector(INITIAL_SCALE * np.eye(dim, dtype="f")))
-    return dist.MultivariateNormal(loc, scale_tril=triangle(tril))
+    return dist.MultivariateNormal(loc, scale_tril=triangle(tril), validate_args=False)
 
 
 def joint_refusals(

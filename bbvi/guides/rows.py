@@ -87,7 +87,9 @@ class Block:
             f"{self.name}.scale_tril", np.broadcast_to(small, (*self.shape, small.size))
         )
         loc, slope, tril = (self.rows(x, indices) for x in (loc, slope, tril))
-        factor = dist.MultivariateNormal(loc + slope @ noise, scale_tril=triangle(tril))
+        factor = dist.MultivariateNormal(
+            loc + slope @ noise, scale_tril=triangle(tril), validate_args=False
+        )
         with numpyro.handlers.scale(scale=self.scale):
             return numpyro.sample(self.name, factor, infer={"is_auxiliary": True})
 
