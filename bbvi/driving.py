@@ -7,6 +7,7 @@ compiled programs.
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,11 +16,12 @@ import numpy as np
 from bbvi._types import Data, Key, Params
 from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
-from bbvi.families import advice
+from bbvi.families import advice, at_mode
 from bbvi.optimize.loop import Seen, State, unravel
 from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
+from bbvi.reach import missing_evidence
 from bbvi.result import Fit, History, Live
 from bbvi.verdict import Status, judge
 from bbvi.watching import first_name, flat, is_finite, no_start, signal
@@ -180,15 +182,14 @@ class Driver:
         self, state: State, elbo: float, number: int
     ) -> tuple[State, float] | None:
         """A state around the mode near a state, a chunk on, if its bound is higher."""
-        climb, guide = self.programs.climb, self.plan.guide
+        climb, plan = self.programs.climb, self.plan
         if climb is None or not self.limits.lowers:
             return None
-        here, names = self._tree(state.params), self.programs.climbers
-        try:
-            mode = jax.device_get(climb(guide.centre(here, names), here, self.data))
-        except (TypeError, NotImplementedError):  # a log joint without a Hessian
+        here = self._tree(state.params)
+        search = partial(climb, params=here, data=self.data)
+        moved = at_mode(plan.guide, plan.analysis, plan.drawn, here, search)
+        if moved is None:
             return None
-        moved = guide.around(here, names, mode.point, mode.precision)
         begun = self._fresh._replace(params=flat(moved))
         first = np.uint32(EXPLORING + self.size * (CLIMBED + number))
         rate = np.float32(self.rate)
@@ -328,9 +329,6 @@ class Driver:
         self.plateaus.reset()
         return climbed[0]
 
-    def _num_draws(self) -> int:
-        return int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
-
     def _measure(self, params: Params) -> _Candidate:
         """Log weights of draws that are common to all candidates."""
         made = self._draws(params, 1, 0)
@@ -354,11 +352,15 @@ class Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        times = -(-self._num_draws() // self.programs.batch)
-        made = self._draws(params, times, FRESH)
+        count = int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
+        made = self._draws(params, -(-count // self.programs.batch), FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
         made_by = self.plan.guide
+        missing = 0.0
+        if status is Status.CONVERGED:
+            batch = partial(self._draws, count=1)
+            missing = missing_evidence(self.plan, params, made, batch)
         sites = dict.fromkeys(site for row in self.snr for site in row)
         history = History(
             step=rows[:, 0].astype(int),
@@ -378,6 +380,7 @@ class Driver:
                 len(made.log_p),
                 richer=advice(self.plan.analysis, self.plan.drawn, made_by),
                 num_modes=self.num_modes,
+                missing=missing,
                 note=self.plan.note,
             ),
             params=params,

@@ -5,11 +5,18 @@ can carry more, for a fit whose k-hat shows that the present one cannot carry th
 posterior.
 """
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
+import jax
+import numpy as np
+
+from bbvi._types import Params
 from bbvi.analysis import Analysis
 from bbvi.guides import FullRank, Guide, LowRank, MeanField, Structured
 from bbvi.guides.base import continuous_of, dimension
+from bbvi.guides.gaussian import flat_of, laplace
 from bbvi.guides.rows import read_blocks
 
 FULL_RANK_DIM = 100
@@ -88,3 +95,33 @@ def _rows_reason(analysis: Analysis, names: tuple[str, ...], dim: int) -> str:
     rows = " and ".join(f"{prod(b.shape)} rows of {b.where}" for b in blocks)
     own = dimension(analysis, globals_)
     return f"{dim} dimensions, of which {own} global; {rows}, each regressed on them"
+
+
+def at_mode(
+    guide: Guide,
+    analysis: Analysis,
+    names: tuple[str, ...],
+    params: Params,
+    climb: Callable[[np.ndarray], Any],
+) -> Params | None:
+    """The member around the mode of the log joint near the centre of another.
+
+    Args:
+        guide: The family, one that `climbs`.
+        analysis: Of the model.
+        names: The sites of q, all continuous.
+        params: Of the member to begin at.
+        climb: From a point to a mode, see `bbvi.optimize.mode`.
+
+    Returns:
+        Its parameters; None where the log joint has no Hessian.
+    """
+    here = guide.gaussian(analysis, names, params)
+    dtype = jax.tree.leaves(params)[0].dtype
+    try:
+        mode = jax.device_get(climb(flat_of(here.loc).astype(dtype)))
+    except (TypeError, NotImplementedError):
+        return None
+    around = laplace(analysis, tuple(here.loc), mode.point, mode.precision)
+    moved = guide.start_from(analysis, names, params, around)
+    return {n: np.asarray(x, params[n].dtype) for n, x in moved.items()}

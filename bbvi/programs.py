@@ -26,7 +26,7 @@ from bbvi.analysis import Arguments
 from bbvi.analysis.fingerprints import fingerprint
 from bbvi.drawing import Draw, draw, log_joint, whole
 from bbvi.estimators import Reparameterized, RunningAverage
-from bbvi.guides import FullRank, Guide
+from bbvi.guides import FullRank
 from bbvi.guides.base import unconstrained_shape
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
@@ -311,9 +311,8 @@ class _Building:
         kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
         if not kept or not names or FullRank().refusals(analysis, names):
             return ()
-        known = type(self.plan.guide).centre is not Guide.centre
         small = self.dim_of(names) <= CLIMBABLE and not analysis.draws_itself
-        return names if known and small else ()
+        return names if self.plan.guide.climbs and small else ()
 
     def dim_of(self, names: tuple[str, ...]) -> int:
         """Dimension of continuous sites, unconstrained."""

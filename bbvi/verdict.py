@@ -69,6 +69,7 @@ def judge(
     num_draws: int,
     richer: str = "",
     num_modes: int = 1,
+    missing: float = 0.0,
     note: str = "",
 ) -> Verdict:
     """The verdict on a fit from its status and the importance ratios of its draws.
@@ -80,11 +81,20 @@ def judge(
         num_draws: How many draws.
         richer: What to try if the family cannot carry the posterior, a sentence.
         num_modes: Different places where starts ended with about the same bound.
+        missing: Nats of evidence that draws of a wider q find and q's own do not.
         note: What the verdict says beside that, sentences.
 
     Returns:
         The verdict.
     """
+    if missing and status is Status.CONVERGED and num_modes == 1:
+        found = Verdict(
+            Level.DO_NOT_TRUST,
+            f"wider draws see {missing:.1f} nats more evidence than its own, of which "
+            f"it holds {np.exp(-missing):.0%}",
+            "Another mode, or a tail: compare fits by seed, or start elsewhere.",
+        )
+        return replace(found, note=note)
     found = _judged(status, bound, weights, num_draws, richer, num_modes)
     return replace(found, note=note)
 

@@ -21,7 +21,9 @@ from bbvi import estimators, guides
 from tests.cases import Case, line, param, sample, table
 
 ROWS, STEPS = 3, 3
-MAX_GRID = 6_000
+RANGES = {"scale": (-0.9, 0.0), "mean": (-1.0, 0.2), "concentration": (2.0, 3.0)}
+"""Of parameters: the factor lies within the grid, and no rare draw decides."""
+MAX_GRID = 2_000
 """Combinations of latent values that the oracle may sum over."""
 VALUES = {"bernoulli": 2, "categorical": 3, "poisson": 40, "normal": 100}
 Controls = (
@@ -324,7 +326,7 @@ def _params(numbers, program, guide, data):
     for name, site in sites.items():
         shape = np.shape(site["value"])
         flat = [0.6 * numbers[name, str(i)] for i in range(math.prod(shape))]
-        if name.endswith(".scale"):  # within what the grid resolves
-            flat = np.clip(flat, -0.9, 0.0)
+        low, high = RANGES.get(name.rpartition(".")[2], (-3.0, 3.0))
+        flat = np.clip(flat, low, high)
         params[name] = np.array(flat, np.float32).reshape(shape)
     return params

@@ -44,6 +44,12 @@ def plan_of(case):
 
 def draws_of(case, plan, baselines=None, seed=0):
     """Bound and gradient by each of many keys, `(samples, 1 + parameters)`."""
+    keys = jax.random.split(jax.random.key(seed), case.samples)
+    return np.asarray(sampler_of(case, plan, baselines)(keys))
+
+
+def sampler_of(case, plan, baselines=None):
+    """From keys to the bound and gradient by each."""
     params, data = params_of(case), plan.analysis.arguments.arrays
     loss = bbvi.loss(plan)
 
@@ -54,8 +60,7 @@ def draws_of(case, plan, baselines=None, seed=0):
         flat, _ = jax.flatten_util.ravel_pytree(slope)
         return jnp.concatenate([info.elbo[None], -flat])
 
-    keys = jax.random.split(jax.random.key(seed), case.samples)
-    return np.asarray(jax.jit(jax.vmap(one))(keys))
+    return jax.jit(jax.vmap(one))
 
 
 def exact_of(case):

@@ -32,7 +32,7 @@ _RESULT = _PROGRAMS | {
     "plots",
 }
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
-_DRIVING = _RESULT | {"result", "watching"}
+_DRIVING = _RESULT | {"result", "watching", "reach"}
 _FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading", "elbo", "expectation"}
 MAY_IMPORT = {
@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "plots": _BASE | {"diagnostics"},
     "result": _RESULT,
     "watching": _WATCHING,
+    "reach": _DRAWING | {"drawing"},
     "driving": _DRIVING,
     "fitting": _FITTING,
     "loading": _ALL - {"loading"},

@@ -53,7 +53,8 @@ class Guide:
       - `program` returns a NumPyro guide over the named sites, in their order;
       - `retract` takes a step in units of q, where plain addition would not do, and
         `units` gives their lengths;
-      - `centre` and `around` let a fit begin at the mode with its curvature;
+      - let `climbs` be True if `start_from` makes the best member for a Gaussian, so
+        that a fit may begin at the mode with its curvature;
       - let `mirrors_model` be True if scale and mask of a model's site shall apply to
         its factor (they then cannot be forgotten), False if the program sets its own;
       - let `draws_jointly` be True if auxiliary statements draw the continuous sites,
@@ -63,6 +64,7 @@ class Guide:
 
     mirrors_model = True
     draws_jointly = False
+    climbs = False
 
     @abstractmethod
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
@@ -85,23 +87,6 @@ class Guide:
     def units(self, params: Params) -> Params:
         """How far each parameter moves when q changes noticeably; 0 if not known."""
         return jax.tree.map(np.zeros_like, params)
-
-    def centre(self, params: Params, names: tuple[str, ...]) -> Any | None:
-        """Centre of the continuous sites ``names``, unconstrained, as one vector."""
-        return None
-
-    def around(
-        self, params: Params, names: tuple[str, ...], point: Any, precision: Any
-    ) -> Params:
-        """The best member for a Gaussian posterior, other parameters as they are.
-
-        Args:
-            params: The present parameters.
-            names: The continuous sites, in the order of the vector.
-            point: Mean of the Gaussian, `(dim,)`.
-            precision: Its precision, `(dim, dim)`.
-        """
-        raise NotImplementedError
 
     def distance(self, params: Params, other: Params) -> float:
         """How far apart two members of the family lie; 0 if that is not known.

@@ -60,6 +60,8 @@ class MeanField(Guide):
         Kucukelbir et al. (2017), Automatic differentiation variational inference.
     """
 
+    climbs = True
+
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         sites = [analysis.sites[name] for name in names]
         found = [
@@ -119,21 +121,6 @@ class MeanField(Guide):
                 units[name] = np.exp(params[scale])
         return units
 
-    def centre(self, params: Params, names: tuple[str, ...]) -> Any:
-        return np.concatenate([np.ravel(params[f"{name}.loc"]) for name in names])
-
-    def around(
-        self, params: Params, names: tuple[str, ...], point: Any, precision: Any
-    ) -> Params:
-        log_scale = -0.5 * np.log(np.diagonal(precision))
-        moved, start = dict(params), 0
-        for name in names:
-            shape = np.shape(params[f"{name}.loc"])
-            part = slice(start, start := start + prod(shape))
-            moved[f"{name}.loc"] = np.reshape(point[part], shape)
-            moved[f"{name}.scale"] = np.reshape(log_scale[part], shape)
-        return moved
-
     def distance(self, params: Params, other: Params) -> float:
         return location_distance(params, other, self.units(params))
 
@@ -151,6 +138,17 @@ class MeanField(Guide):
             return np.diag(np.concatenate([x.ravel() for x in scale.values()]) ** 2)
 
         return Gaussian(loc, scale, covariance) if sites else None
+
+    def start_from(
+        self,
+        analysis: Analysis,
+        names: tuple[str, ...],
+        params: Params,
+        other: Gaussian,
+    ) -> Params:
+        locs = {f"{name}.loc": x for name, x in other.loc.items()}
+        scales = {f"{name}.scale": np.log(x) for name, x in other.scale.items()}
+        return {**params, **locs, **scales}
 
 
 class _Drawn(Messenger):

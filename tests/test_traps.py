@@ -1,0 +1,86 @@
+"""No fit that is wrong is called converged and trustworthy; some that are right are."""
+
+import numpy as np
+import pytest
+
+from bbvi import Level, Status
+from bbvi.drawing import Draw
+from bbvi.reach import _evidence, missing_evidence
+from tests import traps
+
+SLOW = {
+    "minibatches, few steps",
+    "funnel, mean field",
+    "heavy tails, two degrees",
+    "horseshoe",
+    "labels switch",
+    "mean field, collinear columns",
+    "banana",
+    "a guide too narrow",
+    "two modes, 9 to 1",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in traps.TRAPS
+    ],
+)
+def test_trap_is_not_trusted(name):
+    found = traps.TRAPS[name]()
+    trusted = found.verdict.level is not Level.DO_NOT_TRUST
+    assert not (found.status is Status.CONVERGED and trusted), found.verdict
+    assert all(np.isfinite(x).all() for x in found.params.values())
+
+
+@pytest.mark.parametrize("name", traps.BENIGN)
+def test_benign_fit_is_trusted(name):
+    found = traps.BENIGN[name]()
+    assert found.status is Status.CONVERGED
+    assert found.verdict.level is Level.TRUST, found.verdict
+
+
+def test_the_verdict_names_what_wider_draws_saw():
+    found = traps.TRAPS["a mode that no start finds"]()
+    assert "nats more evidence than its own" in str(found.verdict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_gaussian_posterior_misses_nothing(seed):
+    found = traps.fit(traps.line, traps.LINE, seed=seed)
+    assert found.verdict.level is Level.TRUST
+
+
+def draws_of(log_weights):
+    zeros = np.zeros(len(log_weights))
+    return Draw({}, np.asarray(log_weights, float), zeros, {})
+
+
+def test_evidence_and_its_error():
+    rng = np.random.default_rng(0)
+    log_weights = rng.normal(size=4_000)
+    log_weights[0], log_weights[1] = -np.inf, np.nan
+    found, error, effective = _evidence(draws_of(log_weights))
+    assert abs(found - 0.5) < 5 * error
+    assert error == pytest.approx((np.e - 1) ** 0.5 / 4_000**0.5, rel=0.3)
+    assert effective == pytest.approx(4_000 / np.e, rel=0.3)
+    assert _evidence(draws_of([-np.inf] * 3))[2] == 0.0
+
+
+def test_few_wider_draws_say_nothing():
+    """One draw with a huge weight is no evidence, however much it promises."""
+    found = traps.BENIGN["one normal"]()
+    plan, own = found.plan, draws_of(np.zeros(1_000))
+
+    def seen(*heavy):
+        log_weights = np.full(1_000, -np.inf)
+        log_weights[: len(heavy)] = heavy
+        return missing_evidence(
+            plan, found.params, own, lambda params, first: draws_of(log_weights)
+        )
+
+    assert seen(50.0) == 0.0
+    assert seen(*[5.0] * 100) == pytest.approx(5.0 + np.log(0.1))
