@@ -18,6 +18,7 @@ from numpyro.distributions import (
 
 from bbvi._types import Array
 from bbvi.analysis import Analysis, Parameter, Site
+from bbvi.analysis.checks import MISDERIVED, misderived
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.reading import read_parameters, read_site, trace_abstractly
 from bbvi.analysis.tracing import (
@@ -223,6 +224,8 @@ def guide_problems(
                 f"{site.distribution}: the {one} is 0 itself with positive "
                 f"probability, the {other} never"
             )
+        if node.support_moves and node.factor == MISDERIVED:
+            problems.append(misderived(f"{guide}'s statement {name!r}"))
         if node.unfit:
             problems.append(f"{guide} draws {name!r}, and {node.unfit}")
     return problems

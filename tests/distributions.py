@@ -152,6 +152,12 @@ ONE_DIMENSIONAL = (
     row("Cauchy", LOCATION),
     row("Chi2", {"df": 3.5}),
     row("Dagum", {"concentration": 1.2, "sharpness": 2.5, "scale": 0.8}),
+    row(
+        "DoublyTruncatedPowerLaw",
+        {"alpha": -1.7},
+        fixed={"low": 0.6, "high": 2.9},
+        kind="(fixed bounds)",
+    ),
     row("Exponential", {"rate": 1.3}),
     row(
         "FoldedDistribution",
@@ -214,11 +220,6 @@ MOVING = (
     row("Pareto", {"scale": 0.8, "alpha": 2.5}, factor="moving"),
     row("Levy", LOCATION, factor="moving"),
     row("LowerTruncatedPowerLaw", {"alpha": -2.5, "low": 0.6}, factor="moving"),
-    row(
-        "DoublyTruncatedPowerLaw",
-        {"alpha": -1.7, "low": 0.6, "high": 2.9},
-        factor="moving",
-    ),
     row(
         "LeftTruncatedDistribution",
         {**LOCATION, "low": -0.2},
@@ -607,6 +608,12 @@ BOUNDED = (
     ),
 )
 NO_GUIDE = (
+    row(
+        "DoublyTruncatedPowerLaw",
+        {"alpha": -1.7, "low": 0.6, "high": 2.9},
+        factor="refused",
+        words=("", "derivative of its log_prob in them is wrong"),
+    ),
     row(
         "Delta",
         {"v": 0.3},

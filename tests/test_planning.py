@@ -609,6 +609,24 @@ def test_support_without_a_factor():
         bbvi.plan(model, data)
 
 
+@pytest.mark.parametrize("kind", ["latent", "param", "data"])
+def test_bounds_that_numpyro_differentiates_wrongly(kind):
+    def model(y, top):
+        if kind == "latent":
+            top = sample("top", dist.LogNormal(0.0, 1.0)) + top
+        if kind == "param":
+            top = numpyro.param("top", 1.0, constraint=dist.constraints.positive) + top
+        z = sample("z", dist.Normal(0.0, 1.0))
+        sample("y", dist.DoublyTruncatedPowerLaw(z, 0.1, top), obs=y)
+
+    data = {"y": np.float32(1.2), "top": np.float32(4.0)}
+    if kind == "data":
+        assert bbvi.plan(model, data).choices["z"].estimator == Pathwise
+    else:
+        with pytest.raises(ValueError, match="'y'.*log_prob in them is wrong"):
+            bbvi.plan(model, data)
+
+
 def test_all_problems_in_one_error():
     message = refused(
         "plate_model has no sound plan",

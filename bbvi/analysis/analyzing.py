@@ -8,7 +8,13 @@ import numpy as np
 
 from bbvi._types import Key
 from bbvi.analysis.arguments import Arguments, read_arguments
-from bbvi.analysis.checks import check_derived, outside_support, problems_of
+from bbvi.analysis.checks import (
+    MISDERIVED,
+    check_derived,
+    misderived,
+    outside_support,
+    problems_of,
+)
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.fingerprints import fingerprint
 from bbvi.analysis.reading import (
@@ -87,6 +93,11 @@ def examine(
     }
 
     moving = [n for n, s in latents.items() if not s.static_support]
+    unsafe = [
+        n
+        for n, s in sites.items()
+        if s.distribution == MISDERIVED and not s.static_support
+    ]
 
     def outputs(values: Any, params: Any, arrays: Any, key: Key) -> dict[str, Any]:
         trace = run(model, arguments.bind(arrays), key, {**values, **params})
@@ -94,6 +105,7 @@ def examine(
             "cost": {n: log_density(s) for n, s in sample_sites(trace).items()},
             "other": {n: s["value"] for n, s in trace.items()},
             "support": {n: jax.tree.leaves(trace[n]["fn"].support) for n in moving},
+            "unsafe": {n: jax.tree.leaves(trace[n]["fn"].support) for n in unsafe},
         }
 
     closed, shape = jax.make_jaxpr(outputs, return_shape=True)(
@@ -103,6 +115,7 @@ def examine(
     flat = influences(closed, names)
     found = jax.tree.unflatten(jax.tree.structure(shape), flat)
     reach = {n: set().union(*leaves) for n, leaves in found["support"].items()}
+    _check_derivatives(model, closed, shape, names, params, unsafe)
     if checked:
         check_derived(model, arguments, plates, unsettled)
     program = Program(model, arguments, latents, parameters, plates)
@@ -120,6 +133,32 @@ def examine(
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
     )
+
+
+def _check_derivatives(
+    model: Callable[..., Any],
+    closed: Any,
+    shape: Any,
+    latents: list[str],
+    params: Any,
+    unsafe: list[str],
+) -> None:
+    """Refuse latents and parameters in bounds that NumPyro differentiates wrongly."""
+    if not unsafe:
+        return
+    inputs = [
+        *latents,
+        *(f"parameter {i}" for i, _ in enumerate(jax.tree.leaves(params))),
+    ]
+    found = jax.tree.unflatten(jax.tree.structure(shape), influences(closed, inputs))
+    problems = [
+        misderived(f"site {name!r}")
+        for name, leaves in found["unsafe"].items()
+        if any(leaves)
+    ]
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise ValueError(f"{name_of(model)} cannot be fitted:\n{lines}")
 
 
 def _is_used(jaxpr: Any, variable: Any) -> bool:

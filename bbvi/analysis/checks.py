@@ -14,6 +14,22 @@ from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.structure import Plate, Site, name_of
 from bbvi.analysis.tracing import run, unfit, unwrap
 
+MISDERIVED = "DoublyTruncatedPowerLaw"
+"""NumPyro 0.22 differentiates its log density wrongly in the bounds ``low``, ``high``.
+
+The rule given for it is that of the density, not of its logarithm; draws and values
+are right, and so is the derivative in ``alpha`` and in the value.
+"""
+
+
+def misderived(what: str) -> str:
+    """The problem of a `MISDERIVED` distribution whose bounds are differentiated."""
+    return (
+        f"{what} is a {MISDERIVED} with bounds that are not fixed, and NumPyro's "
+        f"derivative of its log_prob in them is wrong: fix the bounds, or write the "
+        f"log density in numpyro.factor"
+    )
+
 
 def problems_of(site: Site, message: dict[str, Any]) -> list[str]:
     """Problems of one site that its shapes and its distribution show."""
