@@ -13,4 +13,6 @@ NAMES = (
     "step_sbn",
     "gauss_mix_elbo",
     "sbn_elbo",
+    "gradient_variance",
+    "planning",
 )

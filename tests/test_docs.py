@@ -13,6 +13,8 @@ import textwrap
 
 import pytest
 
+from tests import choosing
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = sorted((ROOT / "bbvi").rglob("*.py"))
@@ -110,3 +112,21 @@ def test_a_wrong_block_fails(tmp_path):
     page.write_text("```python\na = 1\n```\n```python\nassert a == 2\n```\n")
     with pytest.raises(AssertionError):
         run_page(page, {})
+
+
+def test_choosing_shows_the_preference_lists():
+    text = choosing.DOCUMENT.read_text(encoding="utf-8")
+    assert text == choosing.rendered(text), "run python -m tests.choosing"
+
+
+def test_explanations_name_tests_that_exist():
+    """Whatever a page says is checked by a test is."""
+    tests = "\n".join(p.read_text("utf-8") for p in ROOT.glob("tests/test_*.py"))
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 10
+    absent = [name for name in sorted(named) if f"def {name}(" not in tests]
+    assert not absent
