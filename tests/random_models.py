@@ -97,12 +97,12 @@ def size_of(nodes, chain):
 
 
 @st.composite
-def programs(draw, overridden=True):
-    """Programs of up to four latents and two observations."""
+def programs(draw, overridden=True, most=4):
+    """Programs of up to so many latents and two observations."""
     batch = draw(st.sampled_from([0, 0, 0, 1, 2]))
     chain = draw(st.integers(0, 3)) == 0 and not batch
     nodes: list[Node] = []
-    for index in range(draw(st.integers(1, 4))):
+    for index in range(draw(st.integers(1, most))):
         in_rows = draw(st.booleans())
         kinds = ["bernoulli", "categorical"]
         if not in_rows and not any(n.kind in ("poisson", "normal") for n in nodes):
