@@ -41,8 +41,8 @@ PREFERENCE: tuple[Estimator, ...] = (
 )
 """Estimators in the order in which they are tried."""
 CONTROLS: tuple[ControlVariate, ...] = (
-    Antithetic(),
     SumAndSample(),
+    Antithetic(),
     LeaveOneOut(),
     RunningAverage(),
     OptimalScale(),
@@ -295,6 +295,8 @@ def choose(
     names = " or ".join(f"estimators.{e!r}" for e in sound)
     where = situation.site.describe
     if override is not None:
+        if override == ScoreFunction() and override in sound:
+            override = controlled(situation)
         refusal = override.refusal(situation)
         if not isinstance(override, tuple(map(type, PREFERENCE))):
             refusal = "bbvi.objective does not know how to form its gradient"

@@ -15,7 +15,7 @@ from jax.lax import stop_gradient
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import COUPLING_STREAM, Array, Key, Values
-from bbvi.analysis.tracing import Trace, log_q_of, refine, scaled, unmask
+from bbvi.analysis.tracing import Trace, factor, log_q_of, scaled, unmask
 from bbvi.analysis.windows import colours, coupled_axes
 from bbvi.choosing import rows_of
 from bbvi.estimators import (
@@ -111,7 +111,7 @@ def scored_site(draw: Draw, name: str, terms: Costs) -> Scored:
         terms: Cost terms of model and guide.
     """
     plan, site = draw.plan, draw.guide[name]
-    fn, value = unmask(refine(site["fn"])), site["value"]
+    fn, value = unmask(factor(site)), site["value"]
     log_q = fn.log_prob(value)
     shape = jnp.shape(log_q)
     control = controls(plan)[name]
@@ -146,7 +146,7 @@ def _slope(draw: Draw, name: str, relaxed: Array) -> Array:
 
 def _partly_summed(draw: Draw, name: str, log_q: Array, number: int) -> Scored:
     site, node = draw.guide[name], draw.plan.nodes[name]
-    fn, value = unmask(refine(site["fn"])), site["value"]
+    fn, value = unmask(factor(site)), site["value"]
     values = likely_values(node.site, fn, jnp.shape(value), number)
     both = jnp.concatenate([value[None], values])
     costs = stop_gradient(_costs_at(draw, name, both))
@@ -217,7 +217,7 @@ def local_expectation(draw: Draw, name: str) -> Array:
     num_values, low = len(finite), int(finite[0])
     steps = jnp.arange(num_values).reshape(-1, *(1,) * jnp.ndim(value))
     values = ((value - low + steps) % num_values + low).astype(value.dtype)
-    log_q = jax.vmap(unmask(refine(site["fn"])).log_prob)(values)
+    log_q = jax.vmap(unmask(factor(site)).log_prob)(values)
     return jnp.sum(jnp.exp(log_q) * stop_gradient(_costs_at(draw, name, values)))
 
 
@@ -241,7 +241,7 @@ def _costs_at(draw: Draw, name: str, values: Array) -> Array:
 
     rest = jax.vmap(changed)(values[1:])
     costs = jnp.concatenate([draw.reach(name, draw.terms)[None], rest])
-    log_q = jax.vmap(unmask(refine(site["fn"])).log_prob)(values)
+    log_q = jax.vmap(unmask(factor(site)).log_prob)(values)
     mirrored = draw.plan.guide.mirrors_model
     masking = draw.model[name] if mirrored else site
     own_cost = -scaled(log_q, masking)

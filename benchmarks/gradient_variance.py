@@ -155,9 +155,9 @@ def grid() -> Case:
     def model(field: jax.Array) -> None:
         z = sample("z", dist.Bernoulli(0.5 * jnp.ones((6, 6))).to_event(2))
         spin = 2.0 * z - 1.0
-        numpyro.factor("rows", 0.4 * spin[1:] * spin[:-1])
-        numpyro.factor("columns", 0.4 * spin[:, 1:] * spin[:, :-1])
-        numpyro.factor("field", field * spin)
+        down = jnp.pad(spin[1:] * spin[:-1], ((0, 1), (0, 0)))
+        across = jnp.pad(spin[:, 1:] * spin[:, :-1], ((0, 0), (0, 1)))
+        numpyro.factor("energy", 0.4 * (down + across) + field * spin)
 
     field = np.random.default_rng(6).normal(size=(6, 6)).astype(np.float32)
     guide = lambda field: sample("z", logits("z", 6, 6).to_event(2))  # noqa: E731

@@ -80,7 +80,7 @@ def main(num_steps=600, num_rows=256):
     found = {}
     for estimator in (
         bbvi.estimators.LocalExpectation(),
-        bbvi.estimators.ScoreFunction(),
+        bbvi.estimators.ScoreFunction(bbvi.estimators.LeaveOneOut()),
     ):
         params, values = train(rows, estimator, num_steps)
         found[repr(estimator)] = float(accuracy(params, **rows))

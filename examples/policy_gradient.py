@@ -96,7 +96,7 @@ def train(reward, num_steps):
 def main(num_steps=300, num_draws=4_000):
     """Compare the noise of both with the exact gradient, then train."""
     none = jnp.zeros((HORIZON, SQUARES))
-    score = bbvi.estimators.ScoreFunction()
+    score = bbvi.estimators.ScoreFunction(bbvi.estimators.RunningAverage())
     reward = bbvi.expectation(
         episode,
         {"values": none},

@@ -65,14 +65,15 @@ def train(num_steps):
 def main(num_steps=200, num_draws=2_000):
     """Print mean and standard deviation of each estimator, then train."""
     print(bbvi.expectation(program))
-    score = {"action": bbvi.estimators.ScoreFunction()}
+    one = bbvi.estimators.ScoreFunction(bbvi.estimators.RunningAverage())
+    four = bbvi.estimators.ScoreFunction(bbvi.estimators.LeaveOneOut())
     found = {
         "exact sum": slopes(program, num_draws),
         "score, one draw": slopes(
-            program, num_draws, estimators=score, num_particles=1
+            program, num_draws, estimators={"action": one}, num_particles=1
         ),
         "score, four draws": slopes(
-            program, num_draws, estimators=score, num_particles=4
+            program, num_draws, estimators={"action": four}, num_particles=4
         ),
     }
     for name, draws in found.items():

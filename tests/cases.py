@@ -31,7 +31,8 @@ from bbvi import estimators, guides
 sample, param = numpyro.sample, numpyro.param
 Marginalized = estimators.Marginalized()
 Local = estimators.LocalExpectation()
-Score = estimators.ScoreFunction()
+Score = estimators.ScoreFunction(estimators.LeaveOneOut())
+ScoreOfChoice = estimators.ScoreFunction()
 Antithetic = estimators.ScoreFunction(control_variate=estimators.Antithetic())
 Scaled = estimators.ScoreFunction(control_variate=estimators.OptimalScale())
 Double = estimators.ScoreFunction(control_variate=estimators.DoubleControl())

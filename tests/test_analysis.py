@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 import bbvi
+from bbvi.analysis import tracing
 from bbvi.analysis.windows import Aligned
 from tests.compiles import count_compiles
 
@@ -564,3 +565,29 @@ def test_unknown_bounds_of_parameters():
 
     message = raises(model, {"y": Y3}, "'top'")
     assert "constraint" in message
+
+
+def test_the_density_of_zeros_and_ones_is_numpyros_at_every_logit():
+    logits = jnp.array([-jnp.inf, -200.0, -3.0, 0.0, 2.0, 200.0, jnp.inf])
+    for value in (jnp.zeros(7), jnp.ones(7), jnp.zeros(7, int), jnp.ones(7, int)):
+        site = {"value": value, "intermediates": [], "is_observed": True}
+
+        def ours(logits, site=site):
+            return tracing.log_density(site | {"fn": dist.Bernoulli(logits=logits)})
+
+        def numpyros(logits, value=value):
+            return dist.Bernoulli(logits=logits).log_prob(value)
+
+        assert type(tracing.factor(site | {"fn": dist.Bernoulli(logits=0.0)})) is not (
+            dist.BernoulliLogits
+        )
+        np.testing.assert_allclose(ours(logits), numpyros(logits), rtol=1e-6)
+        slopes = [jax.grad(lambda x, f=f: f(x).sum())(logits) for f in (ours, numpyros)]
+        np.testing.assert_allclose(slopes[0][1:-1], slopes[1][1:-1], atol=1e-7)
+        assert np.isfinite(slopes[0]).all()
+
+
+def test_a_relaxed_value_keeps_the_density_that_is_linear_in_it():
+    site = {"fn": dist.Bernoulli(logits=2.0), "intermediates": [], "is_observed": False}
+    slope = jax.grad(lambda z: tracing.log_density(site | {"value": z}))(1.0)
+    assert slope == 2.0

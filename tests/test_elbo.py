@@ -194,8 +194,8 @@ def test_jumps_are_settled_where_the_data_are_known(y, kind):
 
 
 def test_overrides_and_particles():
-    plan = plan_of(cases.PLATE, estimators={"z": ScoreFunction()})
-    assert plan.choices["z"].estimator == ScoreFunction()
+    plan = plan_of(cases.PLATE, estimators={"z": cases.Score})
+    assert plan.choices["z"].estimator == cases.Score
     assert plan.num_particles == 8
     assert "Plan for tests.cases.plate_model" in repr(plan)
     assert plan_of(cases.PLATE, num_particles=3).num_particles == 3

@@ -14,9 +14,11 @@ from numpyro.contrib.control_flow import scan
 import bbvi
 from bbvi import PlanError
 from bbvi.estimators import (
+    LeaveOneOut,
     LocalExpectation,
     Marginalized,
     Reparameterized,
+    RunningAverage,
     ScoreFunction,
 )
 from tests import cases
@@ -24,7 +26,8 @@ from tests.cases import bits, line, table
 from tests.statistics import assert_biased, assert_unbiased
 
 sample, param, factor = numpyro.sample, numpyro.param, numpyro.factor
-Score, Local = ScoreFunction(), LocalExpectation()
+Score, Local = ScoreFunction(LeaveOneOut()), LocalExpectation()
+Past = ScoreFunction(RunningAverage())
 
 
 def expected(program, params, grid, data=None, cell=0.0):
@@ -164,6 +167,7 @@ CHAIN_GRID = {"z1": bits(), "z2": table([0, 1, 2])}
 PROGRAMS = {
     "both sides, local": (both_sides, BOTH, {"z": bits()}, 0.0, {"z": Local}, {}),
     "both sides, score": (both_sides, BOTH, {"z": bits()}, 0.0, {"z": Score}, {}),
+    "both sides, past": (both_sides, BOTH, {"z": bits()}, 0.0, {"z": Past}, {}),
     "chain": (chain, CHAIN, CHAIN_GRID, 0.0, {}, {}),
     "plate, local": (plate, ROWS, {"z": bits(3)}, 0.0, {"z": Local}, {}),
     "plate, score": (plate, ROWS, {"z": bits(3)}, 0.0, {"z": Score}, {}),
@@ -222,7 +226,7 @@ def test_gradient_is_unbiased(name):
 
 
 def test_one_particle_and_its_baselines():
-    found, params, exact = made("both sides, score", num_particles=1)
+    found, params, exact = made("both sides, past", num_particles=1)
     _, outcome = found(params, jax.random.key(0))
     assert outcome.terms.keys() == {"cost"}
     draws = {}
@@ -299,7 +303,7 @@ def test_choices_have_reasons_in_the_words_of_a_program():
 @pytest.mark.parametrize("name", [n for n in PROGRAMS if n.startswith("jump")])
 def test_a_node_along_which_something_jumps_is_scored(name):
     found, *_ = made(name)
-    assert found.choices["x"].estimator == Score
+    assert found.choices["x"].estimator == ScoreFunction()
     assert "jumps" in found.choices["x"].reason
     if "y" in found.choices:
         assert found.choices["y"].estimator == Reparameterized()

@@ -12,7 +12,16 @@ import bbvi
 from bbvi import estimators, guides
 from bbvi.planning import PlanError
 from tests import cases
-from tests.cases import Landing, Local, Marginalized, Pathwise, Score
+from tests.cases import (
+    Antithetic,
+    Landing,
+    Local,
+    Marginalized,
+    Partly,
+    Pathwise,
+    Score,
+    ScoreOfChoice,
+)
 
 sample = numpyro.sample
 Y3 = cases.PLATE.data["y"]
@@ -171,7 +180,7 @@ CHOICES = {
     "own guide in scan": (
         cases.AUTOREGRESSIVE_SCAN,
         cases.autoregressive_scan_guide,
-        {"z": (Score, "later draws of the guide depend")},
+        {"z": (ScoreOfChoice, "later draws of the guide depend")},
     ),
     "von mises": (
         cases.VONMISES,
@@ -181,7 +190,7 @@ CHOICES = {
     "von mises cut open": (
         cases.CUT_CIRCLE,
         cases.VONMISES.guide,
-        {"mu": (Score, "jumps where the circle of its draws closes")},
+        {"mu": (ScoreOfChoice, "jumps where the circle of its draws closes")},
     ),
     "mixture as a guide": (
         cases.MIXTURE_GUIDE,
@@ -343,7 +352,7 @@ def test_coupled_bernoulli_elements_have_antithetic_particles():
     choice = bbvi.plan(*coupled(40)).choices["z"]
     assert choice.reason.endswith("the other particles, which are antithetic")
     alone = bbvi.plan(*coupled(40), num_particles=1).choices["z"]
-    assert alone.estimator == Score
+    assert alone.estimator == ScoreOfChoice
     assert alone.reason.endswith("minus a running average of past steps")
 
 
@@ -411,9 +420,18 @@ def test_override_by_argument():
     choice = plan.choices["z"]
     assert choice.estimator == Score
     assert choice.reason.startswith("as asked")
-    assert "overridden by ScoreFunction()" in choice.rejected[Local]
-    assert "overridden by ScoreFunction()" in choice.rejected[Marginalized]
+    assert f"overridden by {Score!r}" in choice.rejected[Local]
+    assert f"overridden by {Score!r}" in choice.rejected[Marginalized]
     assert plan.marginalized == ()
+
+
+def test_a_score_function_that_names_no_control_variate_has_one_chosen():
+    few = made(cases.PLATE, estimators={"z": ScoreOfChoice}).choices["z"]
+    assert few.estimator == Partly
+    assert few.reason.startswith("as asked")
+    assert few.reason.endswith("all its values summed")
+    many = bbvi.plan(*coupled(40), estimators={"z": ScoreOfChoice}).choices["z"]
+    assert many.estimator == Antithetic
 
 
 def test_override_in_the_model():

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions import (
+    BernoulliLogits,
     Delta,
     Distribution,
     FoldedDistribution,
@@ -120,23 +121,47 @@ def unmask(distribution: Distribution) -> Distribution:
     return distribution
 
 
-def _unguarded(distribution: Distribution) -> Distribution:
-    """Without NumPyro's check that the value lies in the support, if that is all reals.
+class _Binary(BernoulliLogits):
+    r"""A Bernoulli whose value is 0 or 1 and is not differentiated.
 
-    It would only tell whether the value is finite, in every step.
+    $\min(\pm l, 0) - \log(1 + e^{-|l|})$ needs no care where $l$ is infinite, unlike
+    the form that is linear in the value.
+    """
+
+    def log_prob(self, value: Array) -> Array:
+        sign = jnp.where(value == 1, 1.0, -1.0).astype(jnp.result_type(self.logits))
+        nearer = jnp.minimum(sign * self.logits, 0)
+        return nearer - jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
+
+
+def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
+    """The same density in fewer operations.
+
+    Without NumPyro's check that the value lies in the support, if that is all reals: it
+    would only tell whether the value is finite, in every step. A Bernoulli at an exact
+    value is a `_Binary`, if the user did not ask for the check.
     """
     if isinstance(distribution, _WRAPPERS):
         distribution = copy(distribution)
-        distribution.base_dist = _unguarded(distribution.base_dist)
+        distribution.base_dist = _lean(distribution.base_dist, is_exact=is_exact)
+    elif is_exact and type(distribution) is BernoulliLogits:
+        if not distribution._validate_args:
+            distribution = _Binary(distribution.logits)
     elif type(distribution).support in (constraints.real, constraints.real_vector):
         distribution = copy(distribution)
         distribution._validate_args = False
     return distribution
 
 
+def factor(site: Mapping[str, Any]) -> Distribution:
+    """Distribution of a traced site as fine as the model allows."""
+    is_drawn = not jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating)
+    return _lean(refine(site["fn"]), is_exact=is_drawn or site["is_observed"])
+
+
 def log_density(site: Mapping[str, Any]) -> Array:
     """Unsummed, unscaled, masked log density of a traced site."""
-    fn = _unguarded(refine(site["fn"]))
+    fn = factor(site)
     # Of a folded distribution two values of its base lead to the same draw.
     if site["intermediates"] and not isinstance(fn, FoldedDistribution):
         return fn.log_prob(site["value"], site["intermediates"])
@@ -145,7 +170,7 @@ def log_density(site: Mapping[str, Any]) -> Array:
 
 def unmasked_density(site: Mapping[str, Any]) -> Array:
     """`log_density` as it would be without masks."""
-    fn = refine(site["fn"])
+    fn = factor(site)
     if unmask(fn) is fn:
         return log_density(site)
     return unmask(fn).log_prob(site["value"])

@@ -65,10 +65,15 @@ class SumAndSample(ControlVariate):
         return None
 
     def reason(self, situation: Situation) -> str:
+        every = (situation.drawn or situation.site).values
+        if every is not None and len(every) <= self.num_values:
+            return "all its values summed"
         return f"{self.num_values} likely values summed, the others sampled"
 
     def cost(self, situation: Situation) -> int:
-        return self.num_values * situation.colours
+        every = (situation.drawn or situation.site).values
+        most = self.num_values if every is None else len(every)
+        return min(self.num_values, most) * situation.colours
 
     def surrogate(self, scored: Scored) -> Array:
         baseline = 0.0 if scored.baseline is None else scored.baseline

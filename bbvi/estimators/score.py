@@ -28,7 +28,8 @@ class ScoreFunction(Estimator):
     but values.
 
     Args:
-        control_variate: Default `LeaveOneOut`, with one particle `RunningAverage`.
+        control_variate: Default: the first sound and affordable one in the order of
+            `bbvi.plan`; at last `LeaveOneOut`, with one particle `RunningAverage`.
 
     Example:
         >>> from bbvi.estimators import Antithetic, ScoreFunction
