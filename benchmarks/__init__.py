@@ -13,6 +13,7 @@ NAMES = (
     "step_sbn",
     "gauss_mix_elbo",
     "sbn_elbo",
+    "sbn_estimators",
     "gradient_variance",
     "planning",
 )

@@ -140,8 +140,10 @@ OTHERS = {
 FAMILIES = dict.fromkeys(models.NAMES, "FullRank") | {"digits_sbn": "Custom"}
 
 CHEAP = ("coal_mining", "eight_schools", "hidden_markov", "nile", "wells", "zip_counts")
-SLOW = ("anaesthetists", "gauss_mix", "old_faithful", "spike_slab")
-SLOW += ("gauss_mix_marginalized",)
+SLOW = ("gauss_mix", "gauss_mix_marginalized", "old_faithful")
+# Posteriors that no Gaussian follows: inclusions of collinear columns; error rates of
+# annotators that are near 0.
+HARD = ("anaesthetists", "spike_slab")
 
 every_model = pytest.mark.parametrize("name", models.NAMES)
 
@@ -184,7 +186,8 @@ def assert_reaches(name):
 
 def test_every_model_has_its_line_in_the_tables():
     assert set(ANALYSES) == set(models.NAMES)
-    assert {*CHEAP, *SLOW, "eight_schools_centered", "digits_sbn"} == set(models.NAMES)
+    others = {"eight_schools_centered", "digits_sbn"}
+    assert {*CHEAP, *SLOW, *HARD, *others} == set(models.NAMES)
 
 
 @every_model
@@ -254,6 +257,15 @@ def test_the_funnel_is_not_trusted():
     error = abs(recommended(fit)["tau"].std() / reference["sd"]["tau"] - 1)
     assert fit.verdict.level is Level.DO_NOT_TRUST or error < 0.15
     assert fit.elbo.value <= reference["log_evidence"] + 3 * fit.elbo.mcse
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARD)
+def test_a_hard_posterior_is_reached_or_not_trusted(name):
+    fit, reference = fitted(name), models.load(name).reference()
+    assert fit.elbo.value <= reference.get("log_evidence", np.inf) + 3 * fit.elbo.mcse
+    if fit.verdict.level is not Level.DO_NOT_TRUST:
+        assert_reaches(name)
 
 
 @pytest.mark.slow
