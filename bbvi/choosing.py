@@ -10,8 +10,9 @@ from math import prod
 from types import MappingProxyType
 
 from bbvi.analysis import Analysis
+from bbvi.analysis.colouring import colours, coupled_axes
 from bbvi.analysis.structure import Jump
-from bbvi.analysis.windows import Influences, colours
+from bbvi.analysis.windows import Influences
 from bbvi.estimators import (
     Antithetic,
     ControlVariate,
@@ -199,9 +200,9 @@ def _coupling(
     shape: tuple[int, ...], name: str, influence: Mapping[str, Influences]
 ) -> dict[str, int]:
     """How many elements of a site share cost terms, and in how many colours."""
-    found = colours((f[name] for f in influence.values() if name in f), shape)
-    coupled = prod(n for n, number in zip(shape, found, strict=True) if number > 1)
-    return {"coupled": coupled, "colours": prod(found)}
+    found = [f[name] for f in influence.values() if name in f]
+    coupled = prod(shape[axis] for axis in coupled_axes(found, shape))
+    return {"coupled": coupled, "colours": colours(found, shape).number}
 
 
 def situation_of(
@@ -252,10 +253,10 @@ def rows_of(
 ) -> tuple[int, ...]:
     """See `Situation.rows`."""
     reached = (f[node.name] for f in influence.values() if node.name in f)
-    numbers = colours(reached, node.shape)
+    coupled = coupled_axes(reached, node.shape)
     site = analysis.latents.get(node.name)
     whole = node.shape if site is None else full_shape(analysis, site)
-    return tuple(n * (c == 1) for n, c in zip(whole, numbers, strict=True))
+    return tuple(n * (axis not in coupled) for axis, n in enumerate(whole))
 
 
 def controlled(situation: Situation) -> ScoreFunction:

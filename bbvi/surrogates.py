@@ -15,8 +15,8 @@ from jax.lax import stop_gradient
 from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._types import COUPLING_STREAM, Array, Key, Values
+from bbvi.analysis.colouring import colours, coupled_axes
 from bbvi.analysis.tracing import Trace, factor, log_q_of, scaled, unmask
-from bbvi.analysis.windows import colours, coupled_axes
 from bbvi.choosing import rows_of
 from bbvi.estimators import (
     Antithetic,
@@ -56,7 +56,7 @@ def uniforms(plan: Plan, key: Key) -> Values:
     for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
         shape = plan.nodes[name].shape
         reached = [f[name] for f in plan.influence.values() if name in f]
-        coupled = {axis for f in reached for axis in coupled_axes(f, shape)}
+        coupled = coupled_axes(reached, shape)
         found[name] = coupled_uniforms(own, shape, plan.num_particles, coupled)
     return found
 
@@ -230,7 +230,9 @@ def _costs_at(draw: Draw, name: str, values: Array) -> Array:
     site = draw.guide[name]
     value, shape = site["value"], jnp.shape(site["value"])
     found = [draw.plan.influence[t][name] for t in draw.on(name)]
-    own = _by_colour(shape, colours(found, shape))
+    colouring = colours(found, shape)
+    each = np.arange(colouring.number).reshape(-1, *(1,) * len(shape))
+    own = jnp.asarray(colouring.of(shape) == each)
 
     def changed(step: Array) -> Array:
         def at(chosen: Array) -> Array:
@@ -251,14 +253,3 @@ def _costs_at(draw: Draw, name: str, values: Array) -> Array:
         extra = range(1 + jnp.ndim(kept), jnp.ndim(own_cost))
         own_cost = own_cost * jnp.expand_dims(kept, [axis - 1 for axis in extra])
     return costs + own_cost
-
-
-def _by_colour(shape: tuple[int, ...], numbers: tuple[int, ...]) -> Array:
-    """Masks over a site, one for each colour: ``(prod(numbers), *shape)``."""
-    chosen = np.ones((1, *shape), bool)
-    for axis, number in enumerate(numbers):
-        place = [-1 if a == axis else 1 for a in range(len(shape))]
-        turn = (np.arange(shape[axis]) % number).reshape(1, *place)
-        each = turn == np.arange(number).reshape(-1, *(1,) * (1 + len(shape)))
-        chosen = (chosen & each).reshape(len(chosen) * number, *shape)
-    return jnp.asarray(chosen)

@@ -1274,6 +1274,7 @@ _DISCRETE = {
     **_SEVERAL,
     "discrete downstream": UPSTREAM,
     "scan": SCAN,
+    "grid": ISING,
 }
 _ROWS_APART = {
     "amortised": AMORTISED,
@@ -1375,6 +1376,7 @@ SLOW |= CONTROLLED.keys() - {
     "scalar, antithetic of 2",
     "no plate, antithetic",
     "coupled by matrix, antithetic",
+    "grid, one value summed",
     "minibatch of 1, antithetic",
     "minibatch of 2, antithetic of 2",
     "mask over events, antithetic",

@@ -339,7 +339,7 @@ def test_elements_of_one_colour_are_changed_together(name):
     assert plan.choices["z"].reason.endswith(
         {
             "chain": "4 coupled elements in 2 colours: 2 further evaluations",
-            "grid": "9 coupled elements in 4 colours: 4 further evaluations",
+            "grid": "9 coupled elements in 2 colours: 2 further evaluations",
         }[name]
         + " sum it under q"
     )

@@ -135,7 +135,7 @@ CHOICES = {
     "a grid": (
         cases.ISING,
         None,
-        {"z": (Local, "9 coupled elements in 4 colours: 4 further evaluations")},
+        {"z": (Local, "9 coupled elements in 2 colours: 2 further evaluations")},
     ),
     "many coupled": (
         coupled(40),

@@ -5,6 +5,7 @@ discrete latents, colours and windowed sums by going through all elements.
 """
 
 import itertools
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 import bbvi
+from bbvi.analysis.colouring import Colouring, colours, coupled_axes
 from bbvi.analysis.tracing import log_density, run, sample_sites
-from bbvi.analysis.windows import Aligned, colours, coupled_axes, covers, join
+from bbvi.analysis.windows import Aligned, covers, join
 from bbvi.estimators.score import reached_cost
 
 sample, plate, factor = numpyro.sample, numpyro.plate, numpyro.factor
@@ -150,13 +152,13 @@ def moving_average(y):
         sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
-# {id: (model, data, {term: {latent: influence}}, {latent: colours})}
+# {id: (model, data, {term: {latent: influence}}, {latent: number of colours})}
 MODELS = {
     "chain": (
         chain,
         SIX,
         {"z": {"z": (LAG,)}, "y": {"z": (SELF,)}},
-        {"z": (2,)},
+        {"z": 2},
     ),
     "chain from a draw": (
         chain_from_a_draw,
@@ -168,19 +170,19 @@ MODELS = {
             "last": {"z": (None,)},
             "again": {"z": (SELF,)},
         },
-        {"z": (6,), "start": ()},
+        {"z": 6, "start": 1},
     ),
     "chain of order two": (
         chain_of_order_two,
         SIX,
         {"z": {"z": (Aligned(0, 0, 2),)}, "y": {"z": (Aligned(0, 0, 2),)}},
-        {"z": (3,)},
+        {"z": 3},
     ),
     "chain without data": (
         chain_without_data,
         None,
         {"z": {"z": (LAG,)}, "f": {"z": (LAG,)}},
-        {"z": (2,)},
+        {"z": 2},
     ),
     "two chains": (
         two_chains,
@@ -190,13 +192,13 @@ MODELS = {
             "b": {"a": (SELF,), "b": (LAG,)},
             "y": {"a": (SELF,), "b": (SELF,)},
         },
-        {"a": (2,), "b": (2,)},
+        {"a": 2, "b": 2},
     ),
     "chains in a plate": (
         chains_in_a_plate,
         GRID,
         {"z": {"z": (LAG, Aligned(1))}, "y": {"z": (SELF, Aligned(1))}},
-        {"z": (2, 1)},
+        {"z": 2},
     ),
     "chain with a plate": (
         chain_with_a_plate,
@@ -206,31 +208,31 @@ MODELS = {
             "w": {"z": (SELF,), "w": (SELF, Aligned(1))},
             "y": {"z": (SELF,), "w": (SELF, Aligned(1))},
         },
-        {"z": (2,), "w": (1, 1)},
+        {"z": 2, "w": 1},
     ),
     "chain that accumulates": (
         chain_that_accumulates,
         SIX,
         {"z": {"z": (None,)}, "y": {"z": (SELF,)}},
-        {"z": (6,)},
+        {"z": 6},
     ),
     "chain in reverse": (
         chain_in_reverse,
         SIX,
         {"z": {"z": (None,)}, "y": {"z": (None,)}},
-        {"z": (6,)},
+        {"z": 6},
     ),
     "emissions at a counter": (
         emissions_at_a_counter,
         SIX,
         {"z": {"z": (SELF,)}, "y": {"z": (BEHIND,)}},
-        {"z": (2,)},
+        {"z": 2},
     ),
     "vectorised chain": (
         vectorised_chain,
         SIX,
         {"z": {"z": (SELF,)}, "turns": {"z": (BEHIND,)}, "y": {"z": (SELF,)}},
-        {"z": (2,)},
+        {"z": 2},
     ),
     "grid": (
         grid,
@@ -241,13 +243,13 @@ MODELS = {
             "right": {"z": (SELF, Aligned(1, -1, 0))},
             "y": {"z": (SELF, Aligned(1))},
         },
-        {"z": (2, 2)},
+        {"z": 2},
     ),
     "moving average": (
         moving_average,
         SIX,
         {"z": {"z": (SELF,)}, "y": {"z": (Aligned(0, 0, 2),)}},
-        {"z": (3,)},
+        {"z": 3},
     ),
 }
 
@@ -263,7 +265,7 @@ def test_model(name):
     assert found.influence == influence
     for latent, site in found.latents.items():
         reached = [f[latent] for f in found.influence.values() if latent in f]
-        assert colours(reached, site.shape) == numbers[latent]
+        assert colours(reached, site.shape).number == numbers[latent]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -312,12 +314,13 @@ def test_model_by_flips(name):
                         or entry.low <= place[entry.axis] - i <= entry.high
                     ), (term, latent, position, place)
                 moved.setdefault((latent, position), set()).add((term, *place))
-    for (latent, one), (other_latent, other) in itertools.combinations(moved, 2):
-        same = latent == other_latent and all(
-            (a - b) % c == 0
-            for a, b, c in zip(one, other, numbers[latent], strict=True)
-        )
-        assert not same or not moved[latent, one] & moved[latent, other]
+    for latent, (shape, _) in shapes.items():
+        reached = [f[latent] for f in influence.values() if latent in f]
+        colour = colours(reached, shape).of(shape)
+        for one, other in itertools.combinations(np.ndindex(shape), 2):
+            if colour[one] == colour[other]:
+                both = [moved.get((latent, at), set()) for at in (one, other)]
+                assert not both[0] & both[1]
 
 
 def window(rng, axis, size):
@@ -349,46 +352,103 @@ def test_reached_cost_is_the_sum_over_each_window(seed):
         np.testing.assert_allclose(found[position], total, atol=1e-5)
 
 
+def touched(terms, position):
+    """Indices of every term; along a mixed axis one for all."""
+    sets = set()
+    for t, influence in enumerate(terms):
+        ranges = [
+            [None] if e is None else range(i + e.low, i + e.high + 1)
+            for i, e in zip(position, influence, strict=True)
+        ]
+        sets |= {(t, *place) for place in itertools.product(*ranges)}
+    return sets
+
+
+def is_proper(colour, terms):
+    """Whether no two elements of one colour share an element of a term."""
+    found = {at: touched(terms, at) for at in np.ndindex(colour.shape)}
+    return not any(
+        colour[one] == colour[other] and found[one] & found[other]
+        for one, other in itertools.combinations(found, 2)
+    )
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_elements_of_one_colour_share_no_cost(seed):
     rng = np.random.default_rng(seed)
-    shape = tuple(int(n) for n in rng.integers(1, 7, rng.integers(1, 3)))
+    shape = tuple(int(n) for n in rng.integers(1, 7, rng.integers(1, 4)))
     terms = [
         tuple(window(rng, a, n) for a, n in enumerate(shape))
         for _ in range(rng.integers(1, 4))
     ]
-    numbers = colours(terms, shape)
-
-    def touched(position):
-        """Indices of every term; along a mixed axis one for all."""
-        sets = set()
-        for t, influence in enumerate(terms):
-            ranges = [
-                [None] if e is None else range(i + e.low, i + e.high + 1)
-                for i, e in zip(position, influence, strict=True)
-            ]
-            sets |= {(t, *place) for place in itertools.product(*ranges)}
-        return sets
-
-    found = {position: touched(position) for position in np.ndindex(shape)}
-    for one, other in itertools.combinations(found, 2):
-        if all((a - b) % c == 0 for a, b, c in zip(one, other, numbers, strict=True)):
-            assert not found[one] & found[other]
+    found = colours(terms, shape)
+    assert is_proper(found.of(shape), terms)
+    assert found.of(shape).max() < found.number
 
 
-def test_fewer_colours_would_share():
-    """Each axis needs its number: with one less two elements meet in a cost."""
-    wide, shape = [(Aligned(0, -2, 1),), (Aligned(0, 5, 5),)], (9,)
-    assert colours(wide, shape) == (4,)
-    assert 0 + 1 >= 3 - 2  # elements 0 and 3 both touch index 1
-    assert colours(wide, (3,)) == (3,)
-    assert colours([], (4, 2)) == (1, 1)
+@pytest.mark.parametrize("seed", range(10))
+def test_no_linear_form_has_fewer_colours(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(2, 5, 2))
+    terms = [tuple(window(rng, a, n) for a, n in enumerate(shape)) for _ in range(2)]
+    fewest = colours(terms, shape).number
+    for number in range(1, fewest):
+        for steps in itertools.product(range(number), repeat=2):
+            assert not is_proper(Colouring(number, steps).of(shape), terms)
 
 
-def test_colours_of_elements_apart():
-    assert colours([(Aligned(0, 3, 3), None)], (5, 4)) == (1, 4)
-    assert coupled_axes((Aligned(0, 3, 3), None), (5, 4)) == (1,)
-    assert coupled_axes((Aligned(0, 3, 4), None), (5, 1)) == (0,)
+ALONG, ACROSS = (LAG, Aligned(1)), (SELF, Aligned(1, -1, 0))
+# {id: (influences, shape, number of colours)}
+COLOURS = {
+    "nothing": ([], (4, 2), 1),
+    "a scalar": ([()], (), 1),
+    "widest window": ([(Aligned(0, -2, 1),), (Aligned(0, 5, 5),)], (9,), 4),
+    "no wider than the latent": ([(Aligned(0, -2, 1),)], (3,), 3),
+    "a row": ([(Aligned(0, 3, 3), None)], (5, 4), 4),
+    "corners": ([(LAG, Aligned(1, -1, 0))], (6, 5), 4),
+    "a checkerboard": ([ALONG, ACROSS], (6, 5), 2),
+    "a large checkerboard": ([ALONG, ACROSS], (4_000, 3_000), 2),
+    "a plus with arms of two": ([(Aligned(0, 0, 2), SELF), ACROSS], (9, 9), 3),
+    "a Latin square": ([(None, Aligned(0)), (Aligned(0), None)], (7, 7), 7),
+    "a cube": (
+        [
+            (LAG, Aligned(1), Aligned(2)),
+            (SELF, Aligned(1, 0, 1), Aligned(2)),
+            (SELF, Aligned(1), Aligned(2, 0, 1)),
+        ],
+        (4, 4, 4),
+        2,
+    ),
+    "too long a search": (
+        [(None, Aligned(0)), (Aligned(0), None)],
+        (900, 900),
+        810_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_number_of_colours(name):
+    terms, shape, number = COLOURS[name]
+    found = colours(terms, shape)
+    assert found.number == number
+    assert len(found.steps) == len(shape)
+    if prod(shape) < 100:
+        assert is_proper(found.of(shape), terms)
+
+
+def test_control_fewer_colours_would_share():
+    """With one less two elements meet in a cost."""
+    wide = [(Aligned(0, -2, 1),)]
+    assert is_proper(Colouring(4, (1,)).of((9,)), wide)
+    assert not is_proper(Colouring(3, (1,)).of((9,)), wide)
+
+
+def test_coupled_axes():
+    assert coupled_axes([], (5, 4)) == ()
+    assert coupled_axes([(Aligned(0, 3, 3), None)], (5, 4)) == (1,)
+    assert coupled_axes([(Aligned(0, 3, 4), None)], (5, 1)) == (0,)
+    assert coupled_axes([ALONG, ACROSS], (5, 4)) == (0, 1)
 
 
 def test_join_is_the_hull():

@@ -2,10 +2,10 @@
 
 An `Influence` has one entry for each axis of a latent: `Aligned` with an axis of the
 array, up to a window of offsets, or ``None``, *mixed*. `join` covers two of them,
-`move` follows an operation, `colours` says which elements share nothing.
+`move` follows an operation.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import index
 from typing import NamedTuple
@@ -141,38 +141,3 @@ def settle(found: Influences, shapes: dict[str, tuple[int, ...]]) -> Influences:
         return tuple(entries)
 
     return {name: settled(name, axes) for name, axes in found.items()}
-
-
-def coupled_axes(influence: Influence, shape: Sequence[int]) -> tuple[int, ...]:
-    """Axes of a latent of ``shape`` whose elements share elements of the array."""
-    colours_ = colours([influence], shape)
-    return tuple(axis for axis, number in enumerate(colours_) if number > 1)
-
-
-def colours(found: Iterable[Influence], shape: Sequence[int]) -> tuple[int, ...]:
-    r"""Along each axis of a latent, how far apart elements share no element of a cost.
-
-    Elements $i < j$ share one if $j + low \le i + high$ in some cost. Give element
-    $(i_1, i_2, \dots)$ the colour $(i_1 \bmod c_1, i_2 \bmod c_2, \dots)$: any two of
-    one colour differ by at least $c_a$ along some axis $a$, and so share nothing.
-
-    Args:
-        found: Influences of one latent on all its costs.
-        shape: Of the latent.
-
-    Returns:
-        For every axis the width of the widest window, at most the axis's size, which
-        it is where the axis is mixed. The product is the number of colours.
-
-    Example:
-        >>> colours([(Aligned(0, 0, 1),), (Aligned(0),)], (10,))
-        (2,)
-        >>> colours([(None,)], (10,))
-        (10,)
-    """
-    numbers = [1] * len(shape)
-    for influence in found:
-        for a, entry in enumerate(influence):
-            width = shape[a] if entry is None else entry.width
-            numbers[a] = max(numbers[a], min(width, shape[a]))
-    return tuple(numbers)

@@ -78,8 +78,8 @@ class LocalExpectation(Estimator):
     with $f_i$ the cost terms that element $i$ influences: the limit of
     Rao-Blackwellisation. Elements that share no cost are changed together, so a plate
     costs K - 1 further evaluations of the model, a chain, in which every other element
-    can be changed together, 2 (K - 1), a grid 4 (K - 1); $n$ elements that are all
-    coupled cost n (K - 1) (`bbvi.analysis.windows.colours`).
+    can be changed together, 2 (K - 1), and so does a grid, which is a checkerboard; $n$
+    elements that are all coupled cost n (K - 1) (`bbvi.analysis.colouring.colours`).
 
     Example:
         >>> import bbvi
