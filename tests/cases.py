@@ -487,6 +487,36 @@ CHAIN = Case(
 )
 
 
+def reversed_model(y):
+    """A chain from the last observation to the first."""
+
+    def step(before, y):
+        z = sample("z", dist.Categorical(TURNS[before]))
+        sample("y", dist.Normal(1.3 * z + 0.6 * before, 0.7), obs=y)
+        return z, None
+
+    scan(step, 0, y, reverse=True)
+
+
+REVERSED = CHAIN.but(model=reversed_model)
+
+
+def coarse_model(y):
+    """Pairs of elements meet, and so do every other of them backwards."""
+    z = sample("z", dist.Bernoulli(0.4 * jnp.ones(5)).to_event(1))
+    numpyro.factor("pairs", 1.2 * z[:-1:2] * z[1::2])
+    sample("y", dist.Normal(1.3 * z[::-2], 0.7).to_event(1), obs=y)
+
+
+COARSE = Case(
+    coarse_model,
+    {"y": _FOUR[:3]},
+    lambda y: sample("z", logits().to_event(1)),
+    {"z.logits": f(0.4, -0.6, 1.1, 0.2, -0.9)},
+    {"z": bits(5)},
+)
+
+
 def vectorised_model(y):
     """A binary autoregression written with slices, beginning before the data."""
     z = sample("z", dist.Bernoulli(0.4 * jnp.ones(5)).to_event(1))
@@ -568,7 +598,9 @@ LATE = Case(
 )
 WINDOWED = {
     "chain": CHAIN,
+    "chain in reverse": REVERSED,
     "vectorised chain": VECTORISED,
+    "strides": COARSE,
     "grid": ISING,
     "shifted plate": SHIFTED,
 }
@@ -1171,7 +1203,7 @@ for _name, _case in COUPLED.items():
 for _name, _case in WINDOWED.items():
     GRADIENTS[f"{_name}, local"] = by(_case, z=Local)
     GRADIENTS[f"{_name}, score"] = by(_case, z=Score)
-    if _name != "grid":
+    if _name not in ("grid", "strides"):
         GRADIENTS[f"{_name}, summed out"] = _case.but(summed=("z",))
 GRADIENTS["late plate, summed out"] = LATE.but(summed=("z",))
 GRADIENTS["late plate, local"] = by(LATE, z=Local)

@@ -32,7 +32,18 @@ def influence_of(function, *latents):
 
 def entries(*expected):
     """Entries of an influence; an axis alone is aligned without an offset."""
-    return tuple(Aligned(e) if isinstance(e, int) else e for e in expected)
+    return tuple(
+        e if e is None else Aligned(e) if isinstance(e, int) else Aligned(*e)
+        for e in expected
+    )
+
+
+def allows(entry, element, index):
+    """Whether an element may touch an index, by the definition of an entry."""
+    if entry is None:
+        return True
+    offset = entry.stride * index[entry.axis] - entry.step * element
+    return entry.low <= offset <= entry.high
 
 
 def at_counter(*offsets):
@@ -71,7 +82,28 @@ TIGHT = {
     "index": (lambda z: z[1], Z, (None, 0)),
     "slice": (lambda z: z[:, 1:], Z, (0, (1, -1, -1))),
     "slice from the end": (lambda z: z[-3:-1], CHAIN, ((0, -4, -4),)),
-    "slice with a stride": (lambda z: z[:, ::2], Z, (0, None)),
+    "slice with a stride": (lambda z: z[:, ::2], Z, (0, (1, 0, 0, 2))),
+    "slice with a stride of a slice with one": (
+        lambda z: z[1::2][1::3],
+        jax.ShapeDtypeStruct((20,), jnp.float32),
+        ((0, -3, -3, 6),),
+    ),
+    "pairs": (lambda z: z[1::2] - z[:-1:2], CHAIN, ((0, -1, 0, 2),)),
+    "coarse grid": (
+        lambda z: z[:-1:2, ::2] * z[1::2, ::2],
+        GRID,
+        ((0, -1, 0, 2), (1, 0, 0, 2)),
+    ),
+    "strides of two kinds": (lambda z: z[::2] + z[:4], CHAIN, (None,)),
+    "flip": (lambda z: z[::-1], CHAIN, ((0, 6, 6, 1, -1),)),
+    "flip and back": (lambda z: jnp.flip(z[::-1]), CHAIN, (0,)),
+    "flipped neighbours": (
+        lambda z: (z[1:] * z[:-1])[::-1],
+        CHAIN,
+        ((0, 5, 6, 1, -1),),
+    ),
+    "slice backwards with a stride": (lambda z: z[::-2], CHAIN, ((0, 6, 6, 2, -1),)),
+    "palindrome": (lambda z: z + z[::-1], CHAIN, (None,)),
     "neighbours": (lambda z: z[1:] * z[:-1], CHAIN, ((0, -1, 0),)),
     "neighbours in a grid": (
         lambda z: z[1:, :] * z[:-1, :],
@@ -91,7 +123,21 @@ TIGHT = {
         CHAIN,
         ((0, -2, -2),),
     ),
-    "pad between elements": (lambda z: lax.pad(z, 0.0, ((0, 0, 1),)), CHAIN, (None,)),
+    "pad between elements": (
+        lambda z: lax.pad(z, 0.0, ((1, 0, 1),)),
+        CHAIN,
+        ((0, 1, 1, 1, 2),),
+    ),
+    "pad between elements and cut": (
+        lambda z: lax.pad(z, 0.0, ((0, 0, 1),))[::2],
+        CHAIN,
+        (0,),
+    ),
+    "pad between elements, neighbours": (
+        lambda z: jnp.diff(lax.pad(z, 0.0, ((0, 0, 2),))),
+        CHAIN,
+        ((0, -1, 0, 1, 3),),
+    ),
     "lag by pad and cut": (
         lambda z: z + jnp.pad(z, (1, 0))[:-1],
         CHAIN,
@@ -129,6 +175,22 @@ TIGHT = {
         ((0, -2, 0),),
     ),
     "gather at wide places": (lambda z: z[np.array([0, 6, 0])], CHAIN, (None,)),
+    "gather at every other place": (
+        lambda z: z[2 * np.arange(3) + 1],
+        CHAIN,
+        ((0, -1, -1, 2),),
+    ),
+    "gather backwards": (lambda z: z[6 - np.arange(7)], CHAIN, ((0, 6, 6, 1, -1),)),
+    "gather of repeats": (
+        lambda z: z[np.arange(14) // 2],
+        CHAIN,
+        ((0, 0, 1, 1, 2),),
+    ),
+    "gather at a clipped index": (
+        lambda z: z * z[jnp.maximum(jnp.arange(7) - 1, 0)],
+        CHAIN,
+        ((0, 0, 1),),
+    ),
     "gather of windows": (
         lambda z: z[jnp.arange(5)[:, None] + jnp.arange(3)[None]],
         CHAIN,
@@ -158,7 +220,7 @@ TIGHT = {
     "convolution with a stride": (
         lambda z: lax.conv(z[None, None], jnp.ones((1, 1, 3)), (2,), "SAME")[0, 0],
         CHAIN,
-        (None,),
+        ((0, -1, 1, 2),),
     ),
     "stack": (lambda z: jnp.stack([z, 2 * z], 1), Z, (0, 2)),
     "reshape of a window": (
@@ -198,7 +260,7 @@ TIGHT = {
     "gather rows of the latent": (
         lambda z: z[:, np.array([1, 0])],
         Z,
-        (0, (1, -1, 1)),
+        (0, (1, 1, 1, 1, -1)),
     ),
     "one hot": (lambda z: jax.nn.one_hot(z, 4), INDEX, (0, 1)),
     "matrix product, free axis": (lambda z: z @ MATRIX, Z, (0, None)),
@@ -241,7 +303,7 @@ TIGHT = {
     "top_k": (lambda z: lax.top_k(z, 2)[0], Z, (0, None)),
     "concatenate the other axis": (lambda z: jnp.concatenate([z, z], 1), Z, (0, None)),
     "roll the other axis": (lambda z: jnp.roll(z, 1, 1), Z, (0, None)),
-    "flip the other axis": (lambda z: z[:, ::-1], Z, (0, None)),
+    "flip the other axis": (lambda z: z[:, ::-1], Z, (0, (1, 2, 2, 1, -1))),
     "dynamic slice": (
         lambda z: lax.dynamic_slice(z, (0, 1), (2, 1)),
         Z,
@@ -379,6 +441,21 @@ TIGHT = {
     "scan at a counter by twos": (
         lambda z: lax.scan(lambda i, _: (i + 2, z[i]), 0, None, length=3)[1],
         CHAIN,
+        ((0, 0, 0, 2),),
+    ),
+    "scan at a counter downwards": (
+        lambda z: lax.scan(lambda i, _: (i - 1, z[i] * z[i - 1]), 6, None, length=6)[1],
+        CHAIN,
+        ((0, 5, 6, 1, -1),),
+    ),
+    "scan at a counter times two": (
+        lambda z: lax.scan(lambda i, _: (i + 1, z[2 * i + 1]), 0, None, length=3)[1],
+        CHAIN,
+        ((0, -1, -1, 2),),
+    ),
+    "scan at half a counter": (
+        lambda z: lax.scan(lambda i, _: (i + 1, z[i >> 1]), 0, None, length=7)[1],
+        CHAIN,
         (None,),
     ),
     "scan at a counter in reverse": (
@@ -386,12 +463,36 @@ TIGHT = {
             lambda i, x: (i + 1, z[i]), 0, jnp.arange(7.0), reverse=True
         )[1],
         CHAIN,
-        (None,),
+        ((0, 6, 6, 1, -1),),
+    ),
+    "scan in reverse at a counter and the one before": (
+        lambda z: lax.scan(
+            lambda i, x: (i + 1, z[i] - z[i - 1]), 1, jnp.arange(6.0), reverse=True
+        )[1],
+        CHAIN,
+        ((0, 5, 6, 1, -1),),
+    ),
+    "scan in reverse at a counter that is carried on": (
+        lambda z: lax.scan(
+            lambda c, x: ((c[0] + 1, z[c[0]]), z[c[0]] * c[1]),
+            (0, 0.0),
+            jnp.arange(7.0),
+            reverse=True,
+        )[1],
+        CHAIN,
+        ((0, 5, 6, 1, -1),),
+    ),
+    "scan in reverse at a counter downwards": (
+        lambda z: lax.scan(
+            lambda i, x: (i - 1, z[i]), 6, jnp.arange(7.0), reverse=True
+        )[1],
+        CHAIN,
+        (0,),
     ),
     "scan at a counter that runs out": (
         lambda z: lax.scan(lambda i, _: (i + 1, z[i]), 3, None, length=7)[1],
         CHAIN,
-        (None,),
+        ((0, -3, 0),),
     ),
     "scan at a carried constant": (
         lambda z: lax.scan(lambda i, t: (i, z[i + t]), 2, jnp.arange(3))[1],
@@ -659,7 +760,7 @@ def check_influence(function, found, latent=Z, seed=0, num_bases=3, num_changes=
                 seen = True
                 assert found is not None, f"{position} changes {place}: none found"
                 for at, to in zip(position, found, strict=True):
-                    assert to is None or to.low <= place[to.axis] - at <= to.high, (
+                    assert allows(to, at, place), (
                         f"changing element {tuple(position)} changes {tuple(place)}, "
                         f"and the influence is {found}"
                     )
@@ -742,6 +843,11 @@ def test_scalar_latent_reaches_all():
     assert influences(closed, ["z"]) == [{"z": ()}]
 
 
+def _below(which, x):
+    """Rows of an array where a condition on their number holds, else zero."""
+    return jnp.where(which.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
+
+
 # Steps of random programs: functions of an array of one or two axes.
 STEPS = {
     "sin": jnp.sin,
@@ -753,6 +859,36 @@ STEPS = {
     "flip": lambda x: x[::-1],
     "cut first": lambda x: x[1:] if x.shape[0] > 1 else x,
     "cut last": lambda x: x[..., :-1] if x.shape[-1] > 1 else x,
+    "stride": lambda x: x[::2],
+    "stride last": lambda x: x[..., 1::2] if x.shape[-1] > 1 else x,
+    "stride backwards": lambda x: x[::-2],
+    "flip last": lambda x: x[..., ::-1],
+    "pairs": lambda x: x[1::2] - x[:-1:2] if len(x) > 1 else x,
+    "spread": lambda x: lax.pad(x, 0.5, [(1, 0, 1)] + [(0, 0, 0)] * (x.ndim - 1)),
+    "torus": lambda x: x * jnp.roll(x, 1, 0),
+    "torus backwards": lambda x: x * jnp.roll(x, -2, -1),
+    "repeat": lambda x: jnp.repeat(x, 2, 0)[:9],
+    "tile": lambda x: jnp.concatenate([x, x])[1 : len(x) + 1],
+    "take every other": lambda x: x[np.arange((len(x) + 1) // 2) * 2],
+    "take backwards": lambda x: x[len(x) - 1 - np.arange(len(x))],
+    "take before": lambda x: x * x[np.arange(len(x)) - 1],
+    "take clipped": lambda x: x * x[jnp.maximum(jnp.arange(len(x)) - 1, 0)],
+    "before or zero": lambda x: (
+        x + _below(jnp.arange(len(x)) > 0, x[jnp.arange(len(x)) - 1])
+    ),
+    "after or zero": lambda x: (
+        x
+        + _below(jnp.arange(len(x)) < len(x) - 1, x[(jnp.arange(len(x)) + 1) % len(x)])
+    ),
+    "masked": lambda x: _below(jnp.arange(len(x)) % 2 == 0, jnp.roll(x, 1, 0)),
+    "set shifted": lambda x: x.at[1:].set(x[:-1]),
+    "add shifted": lambda x: x.at[2:].add(jnp.sin(x[:-2])),
+    "add at known": lambda x: x.at[np.arange(len(x) // 2) * 2].add(x[: len(x) // 2]),
+    "add at the same": lambda x: x.at[np.arange(len(x)) // 2].add(x),
+    "add in strides": lambda x: x.at[::2].add(x[: (len(x) + 1) // 2]),
+    "multiply backwards": lambda x: x.at[len(x) - 1 - np.arange(len(x))].multiply(x),
+    "set last": lambda x: x.at[..., -1].set(x[..., 0]),
+    "segments": lambda x: jax.ops.segment_sum(x, np.arange(len(x)) // 2, len(x)),
     "cut first from the end": lambda x: x[:-1] if x.shape[0] > 1 else x,
     "lag": lambda x: jnp.pad(x, [(1, 0)] + [(0, 0)] * (x.ndim - 1))[:-1],
     "lead last": lambda x: jnp.pad(x[..., 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)]),
@@ -792,6 +928,27 @@ STEPS = {
     ],
     "counter in reverse": lambda x: lax.scan(
         lambda i, r: (i + 1, r * x[i]), 0, x, reverse=True
+    )[1],
+    "counter by twos": lambda x: lax.scan(
+        lambda i, _: (i + 2, x[i]), 0, None, length=(len(x) + 1) // 2
+    )[1],
+    "counter downwards": lambda x: lax.scan(
+        lambda i, r: (i - 1, r * x[i]), len(x) - 1, x
+    )[1],
+    "counter in reverse behind": lambda x: lax.scan(
+        lambda c, r: ((c[0] + 1, r), r + c[1] * x[c[0]]), (0, x[0]), x, reverse=True
+    )[1],
+    "counter in reverse, downwards": lambda x: lax.scan(
+        lambda i, r: (i - 1, r * x[i]), len(x) - 1, x, reverse=True
+    )[1],
+    "counter or zero": lambda x: lax.scan(
+        lambda i, r: (i + 1, r + jnp.where(i > 0, x[i - 1], 0.0)), 0, x
+    )[1],
+    "counter clipped": lambda x: lax.scan(
+        lambda i, r: (i + 1, r + x[jnp.maximum(i - 1, 0)]), 0, x
+    )[1],
+    "counter modulo": lambda x: lax.scan(
+        lambda i, r: (i + 1, r + x[(i + 1) % len(x)]), 0, x
     )[1],
     "counter of windows": lambda x: (
         lax.scan(

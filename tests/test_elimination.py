@@ -255,6 +255,16 @@ def ends(y):
     sample("y", dist.Normal(padded[1:] - 0.7 * padded[:-1], 0.8), obs=y)
 
 
+def turned_round(y):
+    """A chain whose costs run backwards, beyond both its ends."""
+    mu = prior()
+    with plate("steps", 3):
+        z = sample("z", dist.Bernoulli(jnp.array([0.4, 0.5, 0.7])))
+    numpyro.factor("moves", jnp.log(MOVES)[z[:-1], z[1:]][::-1])
+    padded = jnp.pad(mu * z, 1)[::-1]
+    sample("y", dist.Normal(padded[1:] - 0.7 * padded[:-1], 0.8), obs=y)
+
+
 def some_steps(y):
     """Observations of the last steps alone."""
     mu = prior()
@@ -311,6 +321,12 @@ SCANS = {
     ),
     "ends": Model(
         ends, {"y": Y4}, "chain of 3 steps with 2 states: 4 evaluations", {"mu": 1.3}
+    ),
+    "turned round": Model(
+        turned_round,
+        {"y": Y4},
+        "chain of 3 steps with 2 states: 4 evaluations",
+        {"mu": 1.3},
     ),
     "some steps": Model(some_steps, {"y": Y3[1:]}, "tree of z and w along .*: 6 eval"),
 }

@@ -20,6 +20,7 @@ from bbvi.analysis.colouring import Colouring, colours, coupled_axes
 from bbvi.analysis.tracing import log_density, run, sample_sites
 from bbvi.analysis.windows import Aligned, covers, join
 from bbvi.estimators.score import reached_cost
+from tests.test_dependence import allows
 
 sample, plate, factor = numpyro.sample, numpyro.plate, numpyro.factor
 TURN = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.3, 0.6]])
@@ -27,6 +28,7 @@ PAIR = jnp.stack([TURN, TURN.T, TURN[::-1]])
 MEANS = jnp.array([-1.0, 0.3, 2.0])
 SIX = np.linspace(-1.0, 2.0, 6, dtype=np.float32)
 GRID = np.linspace(-1.0, 2.0, 12, dtype=np.float32).reshape(6, 2)
+BACK = Aligned(0, 5, 5, step=-1)
 LAG, SELF, BEHIND = Aligned(0, 0, 1), Aligned(0), Aligned(0, -1, 0)
 
 
@@ -219,8 +221,8 @@ MODELS = {
     "chain in reverse": (
         chain_in_reverse,
         SIX,
-        {"z": {"z": (None,)}, "y": {"z": (None,)}},
-        {"z": 6},
+        {"z": {"z": (Aligned(0, 4, 5, step=-1),)}, "y": {"z": (BACK,)}},
+        {"z": 2},
     ),
     "emissions at a counter": (
         emissions_at_a_counter,
@@ -309,10 +311,7 @@ def test_model_by_flips(name):
             for place in np.argwhere(~np.isclose(cost[row], cost[at], atol=1e-6)):
                 windows = influence[term][latent]
                 for i, entry in zip(position, windows, strict=True):
-                    assert (
-                        entry is None
-                        or entry.low <= place[entry.axis] - i <= entry.high
-                    ), (term, latent, position, place)
+                    assert allows(entry, i, place), (term, latent, position, place)
                 moved.setdefault((latent, position), set()).add((term, *place))
     for latent, (shape, _) in shapes.items():
         reached = [f[latent] for f in influence.values() if latent in f]
@@ -327,8 +326,10 @@ def window(rng, axis, size):
     """A random entry whose window is not far off."""
     if rng.random() < 0.2:
         return None
-    low = int(rng.integers(-size, size + 1))
-    return Aligned(axis, low, low + int(rng.integers(0, 4)))
+    low, width = int(rng.integers(-size, size + 1)), int(rng.integers(0, 4))
+    stride, step = ((1, 1), (1, 1), (2, 1), (1, -1), (1, 2), (3, -2))[rng.integers(6)]
+    low += size if step < 0 else 0
+    return Aligned(axis, low, low + width, stride, step)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -345,8 +346,7 @@ def test_reached_cost_is_the_sum_over_each_window(seed):
         total = 0.0
         for place in np.ndindex(term.shape):
             inside = all(
-                e is None or e.low <= place[e.axis] - i <= e.high
-                for i, e in zip(position, influence, strict=True)
+                allows(e, i, place) for i, e in zip(position, influence, strict=True)
             )
             total += term[place] if inside else 0.0
         np.testing.assert_allclose(found[position], total, atol=1e-5)
@@ -357,7 +357,9 @@ def touched(terms, position):
     sets = set()
     for t, influence in enumerate(terms):
         ranges = [
-            [None] if e is None else range(i + e.low, i + e.high + 1)
+            [None]
+            if e is None
+            else [j for j in range(-60, 60) if allows(e, i, {e.axis: j})]
             for i, e in zip(position, influence, strict=True)
         ]
         sets |= {(t, *place) for place in itertools.product(*ranges)}

@@ -1,9 +1,9 @@
-"""Integers that are known before a program runs: constants, and loop counters.
+"""Integers that are known before a program runs: constants, and what loops count.
 
 Indexing inside a loop is followed only where the index is known: NumPyro's `scan`
-carries a counter and reads ``value[i]`` at it. A `Known` is a constant array, or a
-`Count`: the position in a loop plus a constant, in every element of the variable.
-Data and latents are never known, whatever their values.
+carries a counter and reads ``value[i]`` at it. A `Known` is a constant array, or the
+`Turns` of a loop: one number for each turn, in every element of the variable. Data and
+latents are never known, whatever their values.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ LARGEST = 1 << 20
 """Constants of more elements are not kept."""
 
 
-class Count(NamedTuple):
-    """Position in a loop, from 0 in storage order, plus an offset.
+class Turns(NamedTuple):
+    """What all elements of a variable are at each turn of a loop.
 
     Attributes:
         loop: The loop.
-        offset: Added to the position.
+        values: At its positions, in storage order.
     """
 
     loop: Loop
-    offset: int
+    values: np.ndarray
 
 
-Known = np.ndarray | Count
+Known = np.ndarray | Turns
 
 
 def constant(value: Any) -> Known | None:
@@ -53,24 +53,28 @@ def of_variable(var: Any, env: dict[Any, Known | None]) -> Known | None:
 
 def same(first: Known | None, second: Known | None) -> bool:
     """Whether two are known to be equal."""
-    if isinstance(first, Count) or isinstance(second, Count):
-        return first == second if type(first) is type(second) else False
-    return first is not None and second is not None and np.array_equal(first, second)
-
-
-def bounds(known: Known) -> tuple[int, int]:
-    """Smallest and largest value; of a counter over the whole loop."""
-    if isinstance(known, Count):
-        return known.offset, known.offset + known.loop.length - 1
-    return int(known.min()), int(known.max())
+    if isinstance(first, Turns) and isinstance(second, Turns):
+        return first.loop is second.loop and same(first.values, second.values)
+    if not (isinstance(first, np.ndarray) and isinstance(second, np.ndarray)):
+        return False
+    return np.array_equal(first, second)
 
 
 def single(known: Known | None) -> int | None:
     """The value of a constant whose elements are all equal."""
     if not isinstance(known, np.ndarray) or not known.size:
         return None
-    low, high = bounds(known)
+    low, high = int(known.min()), int(known.max())
     return low if low == high else None
+
+
+def each_turn(known: Known | None, loop: Loop) -> np.ndarray | None:
+    """What a variable is at each turn of a loop, if all its elements are the same."""
+    if isinstance(known, Turns):
+        return known.values if known.loop is loop else None
+    if single(known) is None:
+        return None
+    return np.broadcast_to(known.ravel()[:1], (loop.length,))
 
 
 def evaluate(eqn: Any, reads: Sequence[Known | None]) -> Known | None:
@@ -86,20 +90,34 @@ def evaluate(eqn: Any, reads: Sequence[Known | None]) -> Known | None:
         return None
     if not 0 < prod(aval.shape) <= LARGEST:
         return None
-    if reads and all(read is None for read in reads):
-        return None
     name = eqn.primitive.name
-    if all(isinstance(read, np.ndarray) for read in reads):
-        return _folded(name, eqn, reads)
-    found = _COUNTING[name](*reads) if name in _COUNTING else None
-    if isinstance(found, bool):
-        return np.full(aval.shape, found, dtype)
-    if isinstance(found, Count):
-        limits = None if dtype.kind == "b" else np.iinfo(dtype)
-        low, high = bounds(found)
-        inside = limits is not None and limits.min <= low and high <= limits.max
-        return found if inside else None
-    return found
+    chosen = single(reads[0]) if name == "select_n" else None
+    if chosen is not None:
+        return reads[1 + chosen]
+    if any(read is None for read in reads):
+        return None
+    loop = next((read.loop for read in reads if isinstance(read, Turns)), None)
+    with np.errstate(over="ignore"):
+        if loop is None:
+            return _folded(name, eqn, reads)
+        return _counted(name, eqn, reads, loop)
+
+
+def _counted(
+    name: str, eqn: Any, reads: Sequence[Known | None], loop: Loop
+) -> Known | None:
+    """The result of an operation on each element, at every turn."""
+    turns = [each_turn(read, loop) for read in reads]
+    if any(turn is None for turn in turns):
+        return None
+    found = turns[0] if name in _MOVES else _NUMPY.get(name, _unknown)(*turns)
+    if found is None:
+        return None
+    aval = eqn.outvars[0].aval
+    found = np.asarray(found).astype(aval.dtype)
+    if np.all(found == found[:1]):
+        return np.full(aval.shape, found[0])
+    return Turns(loop, found)
 
 
 def _folded(name: str, eqn: Any, reads: Sequence[Any]) -> np.ndarray | None:
@@ -119,85 +137,25 @@ def _folded(name: str, eqn: Any, reads: Sequence[Any]) -> np.ndarray | None:
         ):
             shape[axis] = size
         return np.broadcast_to(reads[0].reshape(shape), aval.shape)
-    if name == "convert_element_type" or name in _MOVES:
+    if name in _MOVES:
         return reads[0].astype(aval.dtype).reshape(aval.shape)
     if name == "concatenate":
         return np.concatenate(reads, params["dimension"])
-    if name == "select_n" and len(reads) == 3:
-        return np.where(reads[0], reads[2], reads[1])
     return None
 
 
-def _add(first: Any, second: Any) -> Any:
-    if isinstance(second, Count):
-        first, second = second, first
-    step = single(second)
-    if step is None or not isinstance(first, Count):
-        return None
-    return Count(first.loop, first.offset + step)
+def _selected(which: Any, no: Any, yes: Any, *more: Any) -> Any:
+    return None if more else np.where(which, yes, no)
 
 
-def _sub(first: Any, second: Any) -> Any:
-    step = single(second)
-    if step is None or not isinstance(first, Count):
-        return None
-    return Count(first.loop, first.offset - step)
-
-
-def _less(first: Any, second: Any) -> bool | None:
-    """Decided where it is the same at every position."""
-    if first is None or second is None:
-        return None
-    (low, high), (bottom, top) = bounds(first), bounds(second)
-    if high < bottom:
-        return True
-    return False if low >= top else None
-
-
-def _at_most(first: Any, second: Any) -> bool | None:
-    more = _less(second, first)
-    return None if more is None else not more
-
-
-def _select(which: Any, *cases: Any) -> Any:
-    chosen = single(which)
-    return None if chosen is None else cases[chosen]
-
-
-def _clamp(low: Any, known: Any, high: Any) -> Any:
-    inside = _at_most(low, known) and _at_most(known, high)
-    return known if inside else None
-
-
-def _rem(first: Any, second: Any) -> Any:
-    inside = _at_most(np.zeros(1), first) and _less(first, second)
-    return first if inside else None
-
-
-def _and(*reads: Any) -> bool | None:
-    return False if any(single(read) == 0 for read in reads) else None
-
-
-def _unchanged(known: Any) -> Any:
-    return known
+def _unknown(*_: Any) -> None:
+    return None
 
 
 _INTEGERS = frozenset("biu")
-_MOVES = ("broadcast_in_dim", "reshape", "squeeze", "copy", "copy_p")
-_COUNTING: dict[str, Callable[..., Any]] = {
-    "add": _add,
-    "sub": _sub,
-    "lt": _less,
-    "le": _at_most,
-    "gt": lambda x, y: _less(y, x),
-    "ge": lambda x, y: _at_most(y, x),
-    "select_n": _select,
-    "clamp": _clamp,
-    "rem": _rem,
-    "and": _and,
-    "convert_element_type": _unchanged,
-    **dict.fromkeys(_MOVES, _unchanged),
-}
+_MOVES = frozenset(
+    ("broadcast_in_dim", "convert_element_type", "copy", "copy_p", "reshape", "squeeze")
+)
 _NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
@@ -216,4 +174,5 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "or": np.bitwise_or,
     "not": np.invert,
     "clamp": lambda low, x, high: np.clip(x, low, high),
+    "select_n": _selected,
 }

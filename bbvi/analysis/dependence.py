@@ -20,9 +20,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from bbvi.analysis.counting import (
-    Count,
     Known,
+    Turns,
     constant,
+    each_turn,
     evaluate,
     of_variable,
     same,
@@ -159,21 +160,20 @@ class _Walk:
         end = num_consts + num_carry
         first = reads[num_consts:end]
         xs = [move(read, lambda a: loop if a == 0 else a - 1) for read in reads[end:]]
+        turns = np.arange(loop.length)[:: -1 if reverse else 1]
+        begun = given[num_consts:end]
         values = [
             *given[:num_consts],
-            *_counters(given[num_consts:end], loop, reverse=reverse),
+            *(_counter(value, loop, turns) for value in begun),
             *(_scanned(value, loop) for value in given[end:]),
         ]
         carry, turn = list(first), 0
         while True:
             outs, left = self.run(body, reads[:num_consts] + carry + xs, values)
             kept = [
-                _kept(value, begun, new, loop)
-                for value, begun, new in zip(
-                    values[num_consts:end],
-                    given[num_consts:end],
-                    left[:num_carry],
-                    strict=True,
+                _kept(*known, loop, turns)
+                for known in zip(
+                    values[num_consts:end], begun, left[:num_carry], strict=True
                 )
             ]
             if any(map(_differ, kept, values[num_consts:end])):
@@ -192,10 +192,8 @@ class _Walk:
         final = [_leave(found, loop, None, 0) for found in left_over]
         stacked = [_leave(found, loop, 0, 1) for found in outs[num_carry:]]
         ends = [
-            np.asarray(value.offset + loop.length)
-            if isinstance(value, Count) and value.loop is loop
-            else value
-            for value in kept
+            _last(*known, loop, turns)
+            for known in zip(kept, begun, left[:num_carry], strict=True)
         ]
         return final + stacked, ends + [None] * len(stacked)
 
@@ -212,43 +210,69 @@ def _is_reference(var: Any) -> bool:
     return type(var.aval).__name__ == "AbstractRef"
 
 
-def _counters(
-    begun: Sequence[Known | None], loop: Loop, *, reverse: bool
-) -> list[Known | None]:
-    """What carries may hold: one that begins at a constant may count the turns."""
-
-    def guess(value: Any) -> Known | None:
-        start = single(value)
-        if start is None or reverse or value.dtype.kind == "b":
-            return value
-        return Count(loop, start)
-
-    return list(map(guess, begun))
+def _counter(
+    begun: Known | None, loop: Loop, turns: np.ndarray, by: int = 1
+) -> Known | None:
+    """What a carry may hold: one that begins at a constant may count the turns."""
+    start = single(begun)
+    if start is None or not loop.length or begun.dtype.kind == "b":
+        return begun
+    return Turns(loop, (start + by * turns).astype(begun.dtype))
 
 
 def _kept(
-    value: Known | None, begun: Known | None, new: Known | None, loop: Loop
+    value: Known | None,
+    begun: Known | None,
+    new: Known | None,
+    loop: Loop,
+    turns: np.ndarray,
 ) -> Known | None:
-    """What a carry is known to hold, after what one turn makes of it."""
-    if not isinstance(value, Count) or value.loop is not loop:
+    """What a carry is known to hold, after what one turn makes of it.
+
+    Where it grows, but not by one, that is found out once.
+    """
+    if not (isinstance(value, Turns) and value.loop is loop):
         return value if same(value, new) else None
-    if same(Count(loop, value.offset + 1), new):
+    after = each_turn(new, loop)
+    if after is None:
+        return None
+    held = value.values[turns]
+    if np.array_equal(held[1:], after[turns][:-1]):
         return value
-    return begun if same(new, value) or same(new, begun) else None
+    by = single(after - value.values)
+    if by == 0 or same(new, begun):
+        return begun
+    if by is None or held[1] - held[0] != 1:
+        return None
+    return _counter(begun, loop, turns, by)
 
 
 def _differ(first: Known | None, second: Known | None) -> bool:
     return not (first is second or same(first, second))
 
 
+def _last(
+    value: Known | None,
+    begun: Known | None,
+    new: Known | None,
+    loop: Loop,
+    turns: np.ndarray,
+) -> Known | None:
+    """What a carry is known to hold when the loop ends."""
+    if not (isinstance(value, Turns) and value.loop is loop):
+        return value
+    after: Any = each_turn(new, loop)
+    return np.full_like(begun, after[turns[-1]])
+
+
 def _scanned(value: Known | None, loop: Loop) -> Known | None:
     """What is known of a slice of a scanned array."""
-    if value is None or isinstance(value, Count):
+    if value is None or isinstance(value, Turns):
         return value
     if np.all(value == value[:1]):
         return value[0]
-    offset = single(value - np.arange(len(value)).reshape(-1, *(1,) * (value.ndim - 1)))
-    return None if offset is None else Count(loop, offset)
+    rows = value.reshape(len(value), -1)
+    return Turns(loop, rows[:, 0]) if np.all(rows == rows[:, :1]) else None
 
 
 def _turned(found: Influences, loop: Loop, late: int) -> Influences:

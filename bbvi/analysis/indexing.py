@@ -1,24 +1,26 @@
-"""Operations that cut, shift or join arrays: the rules that make windows.
+"""Operations that cut, shift, turn or join arrays: the rules that make windows.
 
 Each rule takes an equation of a jaxpr, the influences on its inputs and what is known
 of their values, and returns the influences on its outputs. Starts and indices that
 are not known mix the axes that they move.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from bbvi.analysis.counting import Count, Known, bounds, single
+from bbvi.analysis.counting import Known, Turns, single
 from bbvi.analysis.windows import (
     Aligned,
     Influences,
+    Loop,
     Target,
     join,
     mixed,
     move,
+    reversal,
     union,
 )
 
@@ -27,14 +29,12 @@ Values = Sequence[Known | None]
 
 
 def slices(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
-    """`lax.slice`: what is kept moves to the start; a stride mixes."""
+    """`lax.slice`: what is kept moves to the start, in strides."""
     starts = eqn.params["start_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
-    out = eqn.outvars[0].aval.shape
 
     def place(a: int) -> Target:
-        shift = -starts[a]
-        return Aligned(a, shift, shift) if strides[a] == 1 or out[a] == 1 else None
+        return Aligned(a, -starts[a], -starts[a], strides[a])
 
     return [move(reads[0], place)]
 
@@ -50,14 +50,24 @@ def split(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
 
 
 def pad(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
-    """`lax.pad`: shifts by what stands before; padding between elements mixes."""
+    """`lax.pad`: shifts by what stands before, spreads by what stands between."""
     config = eqn.params["padding_config"]
 
     def place(a: int) -> Target:
         low, _, inner = config[a]
-        return None if inner else Aligned(a, low, low)
+        return Aligned(a, low, low, step=inner + 1)
 
     return [join(move(reads[0], place), reads[1])]
+
+
+def reverse(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.rev`: axes run backwards."""
+    shape = eqn.invars[0].aval.shape
+
+    def place(a: int) -> Target:
+        return reversal(a, shape[a]) if a in eqn.params["dimensions"] else a
+
+    return [move(reads[0], place)]
 
 
 def concatenate(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
@@ -105,19 +115,7 @@ def _window(axis: int, start: Known | None, size: int, length: int) -> Target:
     The start is clamped so that they lie inside, as `lax` does.
     """
     last = size - length
-    if last == 0:
-        return axis
-    if isinstance(start, Count):
-        low, high = bounds(start)
-        if low < 0 or high > last:
-            return None
-        # Position p reads elements p + offset, ..., p + offset + length - 1.
-        return Aligned(start.loop, -start.offset - length + 1, -start.offset)
-    known = single(start)
-    if known is None:
-        return None
-    shift = -min(max(known, 0), last)
-    return Aligned(axis, shift, shift)
+    return _placed(start, last, length, [], axis) if last else axis
 
 
 def gather(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
@@ -144,7 +142,7 @@ def gather(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
         elif a in numbers.start_index_map:
             at = _column(values[1], numbers.start_index_map.index(a))
             last = operand[a] - sizes[a]
-            from_operand[a] = _gathered(at, last, sizes[a], batch, offset.get(a))
+            from_operand[a] = _placed(at, last, sizes[a], batch, offset.get(a))
     return [join(move(reads[0], from_operand.get), move(reads[1], from_indices.get))]
 
 
@@ -152,7 +150,7 @@ def _column(indices: Known | None, number: int) -> Known | None:
     return indices[..., number] if isinstance(indices, np.ndarray) else indices
 
 
-def _gathered(
+def _placed(
     at: Known | None, last: int, length: int, batch: list[int], offset: int | None
 ) -> Target:
     """The narrowest window of an axis that is read from known starts on.
@@ -164,25 +162,53 @@ def _gathered(
         batch: The axes of the result along which the starts lie.
         offset: The axis of the result that runs along the slice, if it has one.
     """
-    if isinstance(at, Count):
-        low, high = bounds(at)
-        if low < 0 or high > last:
-            return None
-        return Aligned(at.loop, -at.offset - length + 1, -at.offset)
     if at is None:
         return None
-    at = np.clip(at, 0, last)
+    axes: list[int | Loop] = list(batch)
+    if isinstance(at, Turns):
+        at, axes = at.values, [at.loop]
+    starts = np.clip(at, 0, last).astype(np.int64)
     places = []
+    for a, axis in enumerate(axes):
+        lines = np.moveaxis(starts, a, -1)
+        places += [_fitted(axis, lines, length, *slope) for slope in _slopes(lines)]
     if offset is not None:
-        places.append(Aligned(offset, -int(at.max()), -int(at.min())))
-    for axis, number in enumerate(at.shape):
-        steps = np.arange(number).reshape(
-            [-1 if a == axis else 1 for a in range(at.ndim)]
-        )
-        ahead = steps - at.astype(np.int64)
-        low, high = int(ahead.min()) - length + 1, int(ahead.max())
-        places.append(Aligned(batch[axis], low, high))
+        places.append(Aligned(offset, -int(starts.max()), -int(starts.min())))
     return min(places, key=lambda place: place.width, default=None)
+
+
+def _slopes(starts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Stride and step with which starts grow: one, or another if they keep to it."""
+    yield 1, 1
+    run = starts.shape[-1] - 1
+    rise = int(starts.flat[run]) - int(starts.flat[0])
+    if run and rise:
+        stride, step = max(round(abs(rise) / run), 1), max(round(run / abs(rise)), 1)
+        step = step if rise > 0 else -step
+        if np.ptp(_ahead(starts, stride, step)) < abs(step):
+            yield stride, step
+
+
+def _ahead(starts: np.ndarray, stride: int, step: int) -> np.ndarray:
+    return stride * np.arange(starts.shape[-1]) - step * starts
+
+
+def _fitted(
+    axis: int | Loop, starts: np.ndarray, length: int, stride: int, step: int
+) -> Aligned:
+    """The window of an axis whose index ``j`` reads ``length`` elements from a start.
+
+    Args:
+        axis: Of the result.
+        starts: For every index, which is the last axis.
+        length: Elements from there on.
+        stride: Of the window.
+        step: Of the window.
+    """
+    ahead = _ahead(starts, stride, step)
+    rest = -step * (length - 1)
+    low, high = int(ahead.min()) + min(rest, 0), int(ahead.max()) + max(rest, 0)
+    return Aligned(axis, low, high, stride, step)
 
 
 def convolution(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
@@ -228,8 +254,9 @@ def reduce_window(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
 def _slid(
     axis: int, padding: Any, size: int, dilation: int, stride: int, base_dilation: int
 ) -> Target:
-    """Result ``o`` reads elements ``o - padding + k dilation``, k from 0 to size-1."""
-    if stride != 1 or base_dilation != 1:
-        return None
+    """Result ``o`` reads at ``stride o - padding + k dilation``, k from 0 to size-1.
+
+    Element ``i`` stands at ``base_dilation i``.
+    """
     low = padding[0]
-    return Aligned(axis, low - (size - 1) * dilation, low)
+    return Aligned(axis, low - (size - 1) * dilation, low, stride, base_dilation)

@@ -128,7 +128,7 @@ RULES: dict[str, Rule] = {
     "dynamic_update_slice": indexing.dynamic_update_slice,
     "gather": indexing.gather,
     "conv_general_dilated": indexing.convolution,
-    "rev": _within(lambda eqn: eqn.params["dimensions"]),
+    "rev": indexing.reverse,
     "sort": _within(lambda eqn: (eqn.params["dimension"],)),
     "top_k": _within(lambda eqn: (eqn.params.get("axis", -1),)),
     "cholesky": _within(_trailing_two),

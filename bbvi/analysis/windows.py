@@ -7,6 +7,7 @@ array, up to a window of offsets, or ``None``, *mixed*. `join` covers two of the
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import gcd
 from operator import index
 from typing import NamedTuple
 
@@ -28,27 +29,38 @@ class Loop:
 class Aligned(NamedTuple):
     """An axis of a latent that runs along an axis of an array.
 
-    Element ``i`` of the latent touches only indices ``i + low`` to ``i + high``, both
-    included, as far as the array has them.
+    Element ``i`` of the latent touches only those indices ``j`` of the array for which
+    ``low <= stride * j - step * i <= high``.
 
     Attributes:
         axis: Of the array; inside a loop's body possibly the `Loop`.
         low: Smallest offset.
         high: Largest offset.
+        stride: Positive; 2 if every other element was kept.
+        step: Not 0; -1 if the axis runs backwards, 2 if elements were spread out.
 
     Example:
-        >>> Aligned(0, 0, 1)  # z[:-1] and z[1:] in one cost, seen from its end
-        Aligned(axis=0, low=0, high=1)
+        >>> tuple(Aligned(0, 0, 1))  # z[:-1] and z[1:] in one cost, seen from its end
+        (0, 0, 1, 1, 1)
+        >>> tuple(Aligned(0, -1, 0, stride=2))  # z[::2] and z[1::2] in one cost
+        (0, -1, 0, 2, 1)
     """
 
     axis: int | Loop
     low: int = 0
     high: int = 0
+    stride: int = 1
+    step: int = 1
 
     @property
     def width(self) -> int:
-        """How many indices an element may touch."""
-        return self.high - self.low + 1
+        """How many elements in a row may touch the same index."""
+        return (self.high - self.low) // abs(self.step) + 1
+
+    @property
+    def line(self) -> tuple[int | Loop, int, int]:
+        """What two entries must have in common to be joined."""
+        return self.axis, self.stride, self.step
 
 
 Entry = Aligned | None
@@ -71,10 +83,10 @@ def _hulls(first: Influence, second: Influence) -> Influence:
 
 
 def _hull(first: Entry, second: Entry) -> Entry:
-    if first is None or second is None or first.axis != second.axis:
+    if first is None or second is None or first.line != second.line:
         return None
     low, high = min(first.low, second.low), max(first.high, second.high)
-    return Aligned(first.axis, low, high)
+    return first._replace(low=low, high=high)
 
 
 def union(reads: Iterable[Influences]) -> Influences:
@@ -98,8 +110,8 @@ def move(found: Influences, target: Callable[[int], Target]) -> Influences:
 
     Args:
         found: Influences on the operand; what is aligned with a loop stays.
-        target: Where an axis of the operand goes: another axis, `Aligned` with the
-            offsets that are added to the window, or None where it is mixed.
+        target: Where an axis of the operand goes: another axis, the window of indices
+            that each of its own touches, or None where it is mixed.
     """
 
     def moved(entry: Entry) -> Entry:
@@ -116,7 +128,22 @@ def shifted(entry: Aligned, place: Aligned | Loop | int) -> Aligned:
     if not isinstance(place, Aligned):
         place = Aligned(place)
     axis = place.axis if isinstance(place.axis, Loop) else index(place.axis)
-    return Aligned(axis, entry.low + int(place.low), entry.high + int(place.high))
+    # With stride j - step i in one window, and stride' k - step' j in the other,
+    # stride stride' k - step step' i lies in the sum of step' and stride times them.
+    ends = sorted((place.step * entry.low, place.step * entry.high))
+    low, high = (
+        int(end + entry.stride * side)
+        for end, side in zip(ends, (place.low, place.high), strict=True)
+    )
+    stride, step = int(entry.stride * place.stride), int(entry.step * place.step)
+    common = gcd(stride, step)
+    low, high = -(-low // common), high // common
+    return Aligned(axis, low, max(low, high), stride // common, step // common)
+
+
+def reversal(axis: int, size: int) -> Aligned:
+    """Where an axis goes that is turned round."""
+    return Aligned(axis, size - 1, size - 1, step=-1)
 
 
 def mixed(found: Influences) -> Influences:

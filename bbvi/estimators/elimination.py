@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from bbvi.analysis import Analysis
-from bbvi.analysis.windows import Aligned, Influence
+from bbvi.analysis.windows import Aligned, Influences, move, reversal
 from bbvi.estimators.ordering import (
     Factor,
     Label,
@@ -103,12 +103,13 @@ class _Reading:
         self.analysis, self.names = analysis, names
         self.shapes = {n: analysis.sites[n].shape for n in names}
         self.num_values = {n: len(analysis.sites[n].values) for n in names}
-        self.reached: dict[str, dict[str, Influence]] = {
+        self.reached: dict[str, Influences] = {
             term: {n: found[n] for n in names if n in found}
             for term, found in analysis.influence.items()
             if found.keys() & set(names)
         }
         self.check_elements()
+        self.flipped = {term: self.turn(term) for term in self.reached}
         self.numbers = self.number_axes()
         self.axes = {
             n: tuple(self.numbers.get((n, a)) for a in range(len(shape)))
@@ -160,10 +161,10 @@ class _Reading:
             reason=self.reason(factors, prod(values)),
         )
 
-    def entries(self) -> Iterator[tuple[str, str, int, Aligned]]:
+    def entries(self, *terms: str) -> Iterator[tuple[str, str, int, Aligned]]:
         """Every aligned axis as ``(term, site, axis of the site, entry)``."""
-        for term, found in self.reached.items():
-            for name, entries in found.items():
+        for term in terms or self.reached:
+            for name, entries in self.reached[term].items():
                 for axis, entry in enumerate(entries):
                     if entry is not None:
                         yield term, name, axis, entry
@@ -183,6 +184,23 @@ class _Reading:
                     f"{number} of its elements share cost terms, so they cannot be "
                     f"summed one by one"
                 )
+
+    def turn(self, term: str) -> tuple[int, ...]:
+        """Let a term's axes run along the sites; those that ran backwards."""
+        lines: dict[int, set[tuple[int, int]]] = {}
+        for _, _, _, entry in self.entries(term):
+            lines.setdefault(entry.axis, set()).add((entry.stride, entry.step))
+        if not all(found in ({(1, 1)}, {(1, -1)}) for found in lines.values()):
+            raise Obstacle(
+                "its elements reach cost terms in strides, or along and against "
+                "other sites"
+            )
+        back = tuple(sorted(axis for axis, found in lines.items() if (1, -1) in found))
+        shape = self.analysis.shapes[term]
+        self.reached[term] = move(
+            self.reached[term], lambda a: reversal(a, shape[a]) if a in back else a
+        )
+        return back
 
     def number_axes(self) -> dict[tuple[str, int], int]:
         """One number for all axes, of sites and of terms, that run along each other."""
@@ -266,6 +284,7 @@ class _Reading:
             axes=tuple(kept),
             numbers=tuple(self.numbers[_cost(term), a] for a in kept),
             start=0 if axis is None else latest - begin,
+            flipped=self.flipped[term],
         )
 
     def ends(self, length: int, lengths: Mapping[int, int]) -> dict[str, Factor]:

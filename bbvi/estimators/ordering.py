@@ -32,12 +32,14 @@ class Factor:
         axes: Axes of the cost term that are kept; the others are added up.
         numbers: Their numbers: the table's last axes.
         start: Step of the chain at which the term's first element stands.
+        flipped: Axes of the cost term that are turned round before anything else.
     """
 
     variables: tuple[Variable, ...]
     axes: tuple[int, ...]
     numbers: tuple[int, ...]
     start: int = 0
+    flipped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

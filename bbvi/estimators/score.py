@@ -100,8 +100,8 @@ class ScoreFunction(Estimator):
 def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> Array:
     r"""Sum of a cost term as each element of a latent reaches it.
 
-    Element $i$ reaches $\sum_{j = i + low}^{i + high}$ of the term along an axis that
-    is aligned with a window, as far as the term has such elements.
+    Along an axis that is aligned with a window element $i$ reaches the sum over all
+    $j$ with $low \le stride\, j - step\, i \le high$ that the term has.
 
     Args:
         term: A cost array.
@@ -124,18 +124,25 @@ def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> A
 
 
 def _in_windows(term: Array, axis: int, size: int, window: Aligned) -> Array:
-    """Sums over the window of each of ``size`` elements along an axis."""
-    after = size - term.shape[axis] + window.high
+    """Sums over the window of each of ``size`` elements along an axis.
+
+    Between the term's elements stand as many zeros as make its stride 1. Where the axis
+    runs backwards, so do the windows.
+    """
+    step = abs(window.step)
+    low, high = (
+        side + min(window.step, 0) * (size - 1) for side in (window.low, window.high)
+    )
+    length = max((term.shape[axis] - 1) * window.stride + 1, 0)
     config = [(0, 0, 0)] * term.ndim
-    config[axis] = (-window.low, after, 0)
-    padded = term
-    if any(config[axis]):
-        padded = lax.pad(term, np.zeros((), term.dtype), config)
-    if window.width == 1:
-        return padded
-    widths = [window.width if a == axis else 1 for a in range(term.ndim)]
+    config[axis] = (-low, step * (size - 1) + high + 1 - length, window.stride - 1)
     zero = np.zeros((), term.dtype)
-    return lax.reduce_window(padded, zero, lax.add, widths, [1] * term.ndim, "VALID")
+    found = lax.pad(term, zero, config) if any(config[axis]) else term
+    if high > low or step > 1:
+        widths, steps = [1] * term.ndim, [1] * term.ndim
+        widths[axis], steps[axis] = high - low + 1, step
+        found = lax.reduce_window(found, zero, lax.add, widths, steps, "VALID")
+    return lax.rev(found, (axis,)) if window.step < 0 else found
 
 
 def in_blocks(

@@ -66,6 +66,8 @@ def factor_tables(
             for group in alike:
                 for term, factor in group.factors.items():
                     log = log_density(sites[term])
+                    if factor.flipped:
+                        log = jnp.flip(log, factor.flipped)
                     gone = [a for a in range(jnp.ndim(log)) if a not in factor.axes]
                     found[term] = jnp.sum(log, tuple(gone))
             return found
