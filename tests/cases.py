@@ -501,6 +501,40 @@ def reversed_model(y):
 REVERSED = CHAIN.but(model=reversed_model)
 
 
+def torus_model(y):
+    """A grid whose ends meet, seen from the other side."""
+    z = sample("z", dist.Bernoulli(0.4 * jnp.ones((2, 4))).to_event(2))
+    sign = 2 * z - 1
+    numpyro.factor("down", 0.9 * z * jnp.roll(z, 1, 0))
+    numpyro.factor("right", 0.6 * sign * jnp.roll(sign, -1, 1))
+    sample("y", dist.Normal(1.2 * z[:, ::-1], 0.8).to_event(2), obs=y)
+
+
+TORUS = Case(
+    torus_model,
+    {"y": f(0.3, 1.9, -0.4, 1.1, 0.6, -0.2, 1.4, 0.1).reshape(2, 4)},
+    lambda y: sample("z", logits().to_event(2)),
+    {"z.logits": f(0.4, -0.6, 1.1, 0.2, -0.9, 0.5, 0.1, 0.7).reshape(2, 4)},
+    {"z": bits(2, 4)},
+)
+
+
+def ring_model(y):
+    """A ring of five, whose elements see two before them."""
+    z = sample("z", dist.Bernoulli(0.4 * jnp.ones(5)).to_event(1))
+    mean = 1.3 * z - 0.8 * jnp.roll(z, 1) * jnp.roll(z, 2)
+    sample("y", dist.Normal(mean, 0.7).to_event(1), obs=y)
+
+
+RING = Case(
+    ring_model,
+    {"y": f(0.3, 1.9, -0.4, 1.1, 0.8)},
+    lambda y: sample("z", logits().to_event(1)),
+    {"z.logits": f(0.4, -0.6, 1.1, 0.2, -0.9)},
+    {"z": bits(5)},
+)
+
+
 def coarse_model(y):
     """Pairs of elements meet, and so do every other of them backwards."""
     z = sample("z", dist.Bernoulli(0.4 * jnp.ones(5)).to_event(1))
@@ -601,6 +635,8 @@ WINDOWED = {
     "chain in reverse": REVERSED,
     "vectorised chain": VECTORISED,
     "strides": COARSE,
+    "torus": TORUS,
+    "ring": RING,
     "grid": ISING,
     "shifted plate": SHIFTED,
 }
@@ -1203,7 +1239,7 @@ for _name, _case in COUPLED.items():
 for _name, _case in WINDOWED.items():
     GRADIENTS[f"{_name}, local"] = by(_case, z=Local)
     GRADIENTS[f"{_name}, score"] = by(_case, z=Score)
-    if _name not in ("grid", "strides"):
+    if _name not in ("grid", "strides", "torus", "ring"):
         GRADIENTS[f"{_name}, summed out"] = _case.but(summed=("z",))
 GRADIENTS["late plate, summed out"] = LATE.but(summed=("z",))
 GRADIENTS["late plate, local"] = by(LATE, z=Local)

@@ -43,6 +43,8 @@ def allows(entry, element, index):
     if entry is None:
         return True
     offset = entry.stride * index[entry.axis] - entry.step * element
+    if entry.period:
+        offset = (offset - entry.low) % entry.period + entry.low
     return entry.low <= offset <= entry.high
 
 
@@ -161,9 +163,58 @@ TIGHT = {
     "halves swapped": (
         lambda z: jnp.concatenate([z[3:], z[:3]]),
         CHAIN,
-        (None,),
+        ((0, -3, -3, 1, 1, 7),),
     ),
-    "roll": (lambda z: jnp.roll(z, 1), CHAIN, (None,)),
+    "roll": (lambda z: jnp.roll(z, 1), CHAIN, ((0, 1, 1, 1, 1, 7),)),
+    "ring": (lambda z: z * jnp.roll(z, 1), CHAIN, ((0, 0, 1, 1, 1, 7),)),
+    "ring, both sides": (
+        lambda z: jnp.roll(z, 1) + z * jnp.roll(z, -1),
+        CHAIN,
+        ((0, -1, 1, 1, 1, 7),),
+    ),
+    "ring backwards": (
+        lambda z: (z * jnp.roll(z, 2))[::-1],
+        CHAIN,
+        ((0, -3, -1, 1, -1, 7),),
+    ),
+    "ring and back": (lambda z: jnp.roll(jnp.roll(z, 3), -3), CHAIN, (0,)),
+    "ring cut open": (lambda z: (z * jnp.roll(z, 1))[1:], CHAIN, ((0, -1, 0),)),
+    "ring that is never closed": (
+        lambda z: jnp.roll(jnp.pad(z, (0, 2)), 2) + jnp.pad(z, (0, 2)),
+        CHAIN,
+        ((0, 0, 2),),
+    ),
+    "torus": (
+        lambda z: z * jnp.roll(z, 1, 0) * jnp.roll(z, -1, 1),
+        GRID,
+        ((0, 0, 1, 1, 1, 6), (1, -1, 0, 1, 1, 5)),
+    ),
+    "ring by places": (
+        lambda z: z + z[(jnp.arange(7) + 1) % 7],
+        CHAIN,
+        ((0, -1, 0, 1, 1, 7),),
+    ),
+    "ring by places backwards": (
+        lambda z: z[(3 - np.arange(7)) % 7],
+        CHAIN,
+        ((0, 3, 3, 1, -1, 7),),
+    ),
+    "before or zero": (
+        lambda z: z + jnp.where(jnp.arange(7) > 0, z[jnp.arange(7) - 1], 0),
+        CHAIN,
+        ((0, 0, 1),),
+    ),
+    "two before or zero, in rows": (
+        lambda z: jnp.where(jnp.arange(6)[:, None] > 1, z[jnp.arange(6) - 2], 0) - z,
+        GRID,
+        ((0, 0, 2), 1),
+    ),
+    "after or zero": (
+        lambda z: z * jnp.where(jnp.arange(7) < 6, z[(jnp.arange(7) + 1) % 7], 1),
+        CHAIN,
+        ((0, -1, 0),),
+    ),
+    "never chosen": (lambda z: jnp.where(jnp.arange(7) < 0, z, 1.0), CHAIN, ()),
     "gather at known places": (
         lambda z: z[np.array([1, 0, 3, 2])],
         CHAIN,
@@ -174,7 +225,16 @@ TIGHT = {
         CHAIN,
         ((0, -2, 0),),
     ),
-    "gather at wide places": (lambda z: z[np.array([0, 6, 0])], CHAIN, (None,)),
+    "gather at wide places": (
+        lambda z: z[np.array([0, 6, 0])],
+        CHAIN,
+        ((0, 0, 2, 1, 1, 7),),
+    ),
+    "gather at places all over": (
+        lambda z: z[np.array([0, 3, 6, 2, 5, 1, 4])],
+        CHAIN,
+        (None,),
+    ),
     "gather at every other place": (
         lambda z: z[2 * np.arange(3) + 1],
         CHAIN,
@@ -302,7 +362,7 @@ TIGHT = {
     "sort along the other axis": (lambda z: jnp.sort(z, 1), Z, (0, None)),
     "top_k": (lambda z: lax.top_k(z, 2)[0], Z, (0, None)),
     "concatenate the other axis": (lambda z: jnp.concatenate([z, z], 1), Z, (0, None)),
-    "roll the other axis": (lambda z: jnp.roll(z, 1, 1), Z, (0, None)),
+    "roll the other axis": (lambda z: jnp.roll(z, 1, 1), Z, (0, (1, 1, 1, 1, 1, 3))),
     "flip the other axis": (lambda z: z[:, ::-1], Z, (0, (1, 2, 2, 1, -1))),
     "dynamic slice": (
         lambda z: lax.dynamic_slice(z, (0, 1), (2, 1)),
@@ -452,6 +512,18 @@ TIGHT = {
         lambda z: lax.scan(lambda i, _: (i + 1, z[2 * i + 1]), 0, None, length=3)[1],
         CHAIN,
         ((0, -1, -1, 2),),
+    ),
+    "scan at a counter before or zero": (
+        lambda z: lax.scan(
+            lambda i, x: (i + 1, x * jnp.where(i > 0, z[i - 1], 0.0)), 0, z
+        )[1],
+        CHAIN,
+        ((0, 0, 1),),
+    ),
+    "scan at a counter round a ring": (
+        lambda z: lax.scan(lambda i, x: (i + 1, x * z[(i + 1) % 7]), 0, z)[1],
+        CHAIN,
+        ((0, -1, 0, 1, 1, 7),),
     ),
     "scan at half a counter": (
         lambda z: lax.scan(lambda i, _: (i + 1, z[i >> 1]), 0, None, length=7)[1],

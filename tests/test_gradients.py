@@ -305,7 +305,7 @@ def narrower(side):
 @pytest.mark.parametrize("side", ["low", "high"])
 @pytest.mark.parametrize(
     "name",
-    ["chain, score", "grid, local", slowly("shifted plate, local")],
+    ["chain, score", "grid, local", "ring, score", slowly("shifted plate, local")],
 )
 def test_control_with_a_window_too_narrow(name, side):
     control(name, narrower(side))
@@ -332,7 +332,7 @@ def test_elements_of_a_cost_that_no_element_reaches_stay(monkeypatch):
     control("late plate, summed out")
 
 
-@pytest.mark.parametrize("name", ["chain", "grid"])
+@pytest.mark.parametrize("name", ["chain", "grid", "torus", "chain in reverse"])
 def test_elements_of_one_colour_are_changed_together(name):
     case = GRADIENTS[f"{name}, local"]
     plan = plan_of(case)
@@ -340,6 +340,9 @@ def test_elements_of_one_colour_are_changed_together(name):
         {
             "chain": "4 coupled elements in 2 colours: 2 further evaluations",
             "grid": "9 coupled elements in 2 colours: 2 further evaluations",
+            "torus": "8 coupled elements in 2 colours: 2 further evaluations",
+            "chain in reverse": "4 coupled elements in 2 colours: "
+            "2 further evaluations",
         }[name]
         + " sum it under q"
     )

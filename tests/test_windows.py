@@ -329,7 +329,8 @@ def window(rng, axis, size):
     low, width = int(rng.integers(-size, size + 1)), int(rng.integers(0, 4))
     stride, step = ((1, 1), (1, 1), (2, 1), (1, -1), (1, 2), (3, -2))[rng.integers(6)]
     low += size if step < 0 else 0
-    return Aligned(axis, low, low + width, stride, step)
+    period = int(rng.integers(width + 1, 9)) if rng.random() < 0.3 else 0
+    return Aligned(axis, low, low + width, stride, step, period)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -366,13 +367,16 @@ def touched(terms, position):
     return sets
 
 
+def meetings(terms, shape):
+    """Pairs of elements that share an element of a term."""
+    found = {at: touched(terms, at) for at in np.ndindex(shape)}
+    pairs = itertools.combinations(found, 2)
+    return [(one, other) for one, other in pairs if found[one] & found[other]]
+
+
 def is_proper(colour, terms):
     """Whether no two elements of one colour share an element of a term."""
-    found = {at: touched(terms, at) for at in np.ndindex(colour.shape)}
-    return not any(
-        colour[one] == colour[other] and found[one] & found[other]
-        for one, other in itertools.combinations(found, 2)
-    )
+    return all(colour[a] != colour[b] for a, b in meetings(terms, colour.shape))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -393,10 +397,11 @@ def test_no_linear_form_has_fewer_colours(seed):
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(2, 5, 2))
     terms = [tuple(window(rng, a, n) for a, n in enumerate(shape)) for _ in range(2)]
-    fewest = colours(terms, shape).number
+    fewest, pairs = colours(terms, shape).number, meetings(terms, shape)
     for number in range(1, fewest):
         for steps in itertools.product(range(number), repeat=2):
-            assert not is_proper(Colouring(number, steps).of(shape), terms)
+            colour = Colouring(number, steps).of(shape)
+            assert any(colour[one] == colour[other] for one, other in pairs)
 
 
 ALONG, ACROSS = (LAG, Aligned(1)), (SELF, Aligned(1, -1, 0))
@@ -420,6 +425,25 @@ COLOURS = {
         ],
         (4, 4, 4),
         2,
+    ),
+    "an even ring": ([(Aligned(0, 0, 1, period=8),)], (8,), 2),
+    "an odd ring": ([(Aligned(0, 0, 1, period=9),)], (9,), 3),
+    "a large ring": ([(Aligned(0, -1, 1, period=100_000),)], (100_000,), 4),
+    "a torus": (
+        [
+            (Aligned(0, 0, 1, period=6), SELF),
+            (SELF, Aligned(1, 0, 1, period=8)),
+        ],
+        (6, 8),
+        2,
+    ),
+    "an odd torus": (
+        [
+            (Aligned(0, 0, 1, period=5), SELF),
+            (SELF, Aligned(1, 0, 1, period=8)),
+        ],
+        (5, 8),
+        3,
     ),
     "too long a search": (
         [(None, Aligned(0)), (Aligned(0), None)],

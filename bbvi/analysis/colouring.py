@@ -5,7 +5,6 @@ wherever they stand. Colouring all elements by one linear form is then enough.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -46,22 +45,27 @@ def coupled_axes(found: Iterable[Influence], shape: Sequence[int]) -> tuple[int,
         >>> coupled_axes([(Aligned(0, 0, 1), Aligned(1)), (Aligned(0), None)], (9, 5))
         (0, 1)
     """
-    spans = [list(map(_span, influence, shape)) for influence in found]
-    return tuple(a for a in range(len(shape)) if any(span[a] > 1 for span in spans))
+    coupled = {
+        axis
+        for influence in found
+        for axis, entry in enumerate(influence)
+        if len(_apart(entry, shape[axis])) > 1
+    }
+    return tuple(sorted(coupled))
 
 
 def colours(found: Iterable[Influence], shape: Sequence[int]) -> Colouring:
     r"""Few colours for the elements of a latent, so that those of one share no cost.
 
     Elements $i$ and $j$ share an element of a cost if each $|i_a - j_a|$ is less than
-    the width $w_a$ of the cost's window along the axis, or the axis is mixed. Of the
-    colourings
+    the width $w_a$ of the cost's window along the axis, on a ring the shorter way
+    round, or the axis is mixed. Of the colourings
 
     $$c(i) = \sum_a s_a i_a \bmod m$$
 
     one with the smallest $m$ is returned for which $c(d) \ne 0$ at every such
-    difference $d \ne 0$. No colouring has fewer than $\max \prod_a w_a$, the elements
-    of one window, and $\prod_a \max w_a$ always suffice: those are taken where the
+    difference $d \ne 0$. None has fewer than $\max \prod_a w_a$, the elements of one
+    window, and $\prod_a \max (|d_a| + 1)$ always suffice: those are taken where the
     search would be long.
 
     Args:
@@ -83,37 +87,50 @@ def colours(found: Iterable[Influence], shape: Sequence[int]) -> Colouring:
         >>> colours([(None,)], (10,))
         Colouring(number=10, steps=(1,))
     """
-    boxes = {(1,) * len(shape), *(tuple(map(_span, f, shape)) for f in found)}
-    widest = tuple(map(max, zip(*boxes, strict=True)))
+    shared = set(found)
+    boxes = [list(map(_apart, influence, shape)) for influence in shared]
+    fewest = max((prod(map(_span, f, shape)) for f in shared), default=1)
+    widest = [
+        max((int(box[axis].max()) + 1 for box in boxes), default=1)
+        for axis in range(len(shape))
+    ]
     most = prod(widest)
-    for colouring in _linear(max(map(prod, boxes)), most, boxes, widest):
+    for colouring in _linear(fewest, most, boxes, widest):
         return colouring
     steps = [prod(widest[a + 1 :]) * (n > 1) for a, n in enumerate(widest)]
     return Colouring(most, tuple(steps))
 
 
 def _span(entry: Entry, size: int) -> int:
-    """How many elements in a row may share an element of a cost."""
+    """How many elements in a row share an element of a cost."""
     return max(min(size if entry is None else entry.width, size), 1)
 
 
+def _apart(entry: Entry, size: int) -> np.ndarray:
+    """How far apart elements may be that share an element of a cost."""
+    if entry is None or not entry.period:
+        span = _span(entry, size)
+        return np.arange(1 - span, span)
+    apart, width = np.arange(1 - size, size), entry.high - entry.low
+    return apart[(entry.step * apart + width) % entry.period <= 2 * width]
+
+
 def _linear(
-    fewest: int, most: int, boxes: Iterable[tuple[int, ...]], widest: Sequence[int]
+    fewest: int, most: int, boxes: Sequence[Sequence[np.ndarray]], widest: Sequence[int]
 ) -> Iterator[Colouring]:
     """Colourings by linear forms with less than ``most`` colours, the fewest first."""
-    left = LARGEST - sum(prod(2 * n for n in box) for box in boxes)
+    left = LARGEST - sum(prod(map(len, box)) for box in boxes)
     if fewest == most or left < 0:
         return
-    apart = np.array(
-        sorted({d for box in boxes for d in product(*(range(1 - n, n) for n in box))})
-    )
+    grids = [np.stack(np.meshgrid(*box, indexing="ij"), -1) for box in boxes]
+    rows = [grid.reshape(-1, len(widest)) for grid in grids]
+    apart = np.unique(np.concatenate(rows), axis=0)
     apart = apart[len(apart) // 2 + 1 :]  # without zero and one of each d, -d
     for number in range(fewest, most):
-        forms = prod(number for n in widest if n > 1)
-        left -= forms * len(apart)
+        sizes = [number if n > 1 else 1 for n in widest]
+        left -= prod(sizes) * len(apart)
         if left < 0:
             return
-        sizes = [number if n > 1 else 1 for n in widest]
         steps = np.indices(sizes).reshape(len(sizes), -1).T
         good = np.all(steps @ apart.T % number, 1)
         if good.any():

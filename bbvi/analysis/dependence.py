@@ -35,6 +35,7 @@ from bbvi.analysis.windows import (
     Entry,
     Influences,
     Loop,
+    Spans,
     join,
     mixed,
     move,
@@ -79,6 +80,7 @@ class _Walk:
         self.programs = {
             "scan": self.scan,
             "cond": self.cond,
+            "select_n": self.select,
             **dict.fromkeys(CALLS, self.call),
         }
 
@@ -102,7 +104,7 @@ class _Walk:
             outs, values = self.step(eqn, reads, given)
             for var, found in zip(eqn.outvars, outs, strict=True):
                 if found:
-                    env[var] = settle(found, self.shapes)
+                    env[var] = settle(found, self.shapes, _spans(var))
             for var, value in zip(eqn.outvars, values, strict=True):
                 if value is not None:
                     known[var] = value
@@ -146,6 +148,20 @@ class _Walk:
         found = [union([predicate, *outs]) for outs in zip(*branches, strict=True)]
         return found, [None] * len(found)
 
+    def select(
+        self, eqn: Any, reads: list[Influences], given: list[Known | None]
+    ) -> Found:
+        """A case that is known to be chosen at some places reaches only those."""
+        if given[0] is not None:
+            spans = [
+                _where(given[0], case, eqn.outvars[0]) for case in range(len(reads) - 1)
+            ]
+            reads[1:] = [
+                {} if span is None else settle(read, self.shapes, span)
+                for span, read in zip(spans, reads[1:], strict=True)
+            ]
+        return RULES["select_n"](eqn, reads, given), [evaluate(eqn, given)]
+
     def scan(
         self, eqn: Any, reads: list[Influences], given: list[Known | None]
     ) -> Found:
@@ -180,8 +196,10 @@ class _Walk:
                 values[num_consts:end], carry, turn = kept, list(first), 0
                 continue
             after = [
-                settle(join(old, _turned(new, loop, late)), self.shapes)
-                for old, new in zip(carry, outs[:num_carry], strict=True)
+                settle(join(old, _turned(new, loop, late)), self.shapes, _spans(var))
+                for old, new, var in zip(
+                    carry, outs[:num_carry], eqn.outvars[:num_carry], strict=True
+                )
             ]
             if after == carry:
                 break
@@ -203,6 +221,24 @@ def _open(program: Any) -> tuple[Any, Sequence[Any]]:
     if isinstance(program, ClosedJaxpr):
         return program.jaxpr, program.consts
     return program, ()
+
+
+def _spans(var: Any) -> Spans:
+    """First and last index of a variable's axes."""
+    return {axis: (0, size - 1) for axis, size in enumerate(var.aval.shape)}
+
+
+def _where(which: Known, case: int, var: Any) -> Spans | None:
+    """First and last index at which a case is chosen; None if it never is."""
+    spans = _spans(var)
+    if isinstance(which, Turns):
+        turns = np.flatnonzero(which.values == case)
+        return {**spans, which.loop: (turns[0], turns[-1])} if turns.size else None
+    chosen = np.nonzero(np.broadcast_to(which == case, var.aval.shape or (1,)))
+    if not chosen[0].size:
+        return None
+    ends = [(int(places.min()), int(places.max())) for places in chosen]
+    return {axis: ends[axis] for axis in spans}
 
 
 def _is_reference(var: Any) -> bool:

@@ -71,14 +71,20 @@ def reverse(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
 
 
 def concatenate(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
-    """`lax.concatenate`: each operand shifts by those before it."""
+    """`lax.concatenate`: each operand shifts by those before it.
+
+    What is cut off at one end and put on at the other goes round.
+    """
     axis = eqn.params["dimension"]
     sizes = [var.aval.shape[axis] for var in eqn.invars]
     starts = accumulate(sizes, initial=0)
     return [
         union(
-            move(read, lambda a, s=s: Aligned(a, s, s) if a == axis else a)
-            for read, s in zip(reads, starts, strict=False)
+            (
+                move(read, lambda a, s=s: Aligned(a, s, s) if a == axis else a)
+                for read, s in zip(reads, starts, strict=False)
+            ),
+            rings={axis: sum(sizes)},
         )
     ]
 
@@ -171,44 +177,42 @@ def _placed(
     places = []
     for a, axis in enumerate(axes):
         lines = np.moveaxis(starts, a, -1)
-        places += [_fitted(axis, lines, length, *slope) for slope in _slopes(lines)]
+        for stride, step, period in _slopes(lines, last + length):
+            ahead = stride * np.arange(lines.shape[-1]) - step * lines
+            low, high = _arc(ahead, period)
+            rest = sorted((0, -step * (length - 1)))
+            ends = (low + rest[0], high + rest[1])
+            places.append(Aligned(axis, *ends, stride, step, period))
     if offset is not None:
         places.append(Aligned(offset, -int(starts.max()), -int(starts.min())))
     return min(places, key=lambda place: place.width, default=None)
 
 
-def _slopes(starts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Stride and step with which starts grow: one, or another if they keep to it."""
-    yield 1, 1
+def _slopes(starts: np.ndarray, size: int) -> Iterator[tuple[int, int, int]]:
+    """Stride, step and period with which starts in an axis of a size may grow.
+
+    By one, or as from end to end if all keep to that, or by one round a ring.
+    """
+    yield 1, 1, 0
     run = starts.shape[-1] - 1
     rise = int(starts.flat[run]) - int(starts.flat[0])
     if run and rise:
         stride, step = max(round(abs(rise) / run), 1), max(round(run / abs(rise)), 1)
         step = step if rise > 0 else -step
-        if np.ptp(_ahead(starts, stride, step)) < abs(step):
-            yield stride, step
+        if np.ptp(stride * np.arange(run + 1) - step * starts) < abs(step):
+            yield stride, step, 0
+    yield 1, 1, size
+    yield 1, -1, size
 
 
-def _ahead(starts: np.ndarray, stride: int, step: int) -> np.ndarray:
-    return stride * np.arange(starts.shape[-1]) - step * starts
-
-
-def _fitted(
-    axis: int | Loop, starts: np.ndarray, length: int, stride: int, step: int
-) -> Aligned:
-    """The window of an axis whose index ``j`` reads ``length`` elements from a start.
-
-    Args:
-        axis: Of the result.
-        starts: For every index, which is the last axis.
-        length: Elements from there on.
-        stride: Of the window.
-        step: Of the window.
-    """
-    ahead = _ahead(starts, stride, step)
-    rest = -step * (length - 1)
-    low, high = int(ahead.min()) + min(rest, 0), int(ahead.max()) + max(rest, 0)
-    return Aligned(axis, low, high, stride, step)
+def _arc(places: np.ndarray, period: int) -> tuple[int, int]:
+    """Ends of the shortest interval, or arc of a circle, that holds all places."""
+    if not period:
+        return int(places.min()), int(places.max())
+    on_circle = np.unique(places % period)
+    gaps = np.diff(on_circle, append=on_circle[:1] + period)
+    last = int(np.argmax(gaps))
+    return int(on_circle[last] + gaps[last]) - period, int(on_circle[last])
 
 
 def convolution(eqn: Any, reads: Reads, values: Values) -> list[Influences]:

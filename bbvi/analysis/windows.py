@@ -30,7 +30,8 @@ class Aligned(NamedTuple):
     """An axis of a latent that runs along an axis of an array.
 
     Element ``i`` of the latent touches only those indices ``j`` of the array for which
-    ``low <= stride * j - step * i <= high``.
+    ``low <= stride * j - step * i <= high``, up to a multiple of the period if it has
+    one.
 
     Attributes:
         axis: Of the array; inside a loop's body possibly the `Loop`.
@@ -38,12 +39,13 @@ class Aligned(NamedTuple):
         high: Largest offset.
         stride: Positive; 2 if every other element was kept.
         step: Not 0; -1 if the axis runs backwards, 2 if elements were spread out.
+        period: Of a ring, whose last element is before its first; else 0.
 
     Example:
-        >>> tuple(Aligned(0, 0, 1))  # z[:-1] and z[1:] in one cost, seen from its end
-        (0, 0, 1, 1, 1)
-        >>> tuple(Aligned(0, -1, 0, stride=2))  # z[::2] and z[1::2] in one cost
-        (0, -1, 0, 2, 1)
+        >>> Aligned(0, 0, 1)  # z[:-1] and z[1:] in one cost, seen from its end
+        Aligned(axis=0, low=0, high=1)
+        >>> Aligned(0, -1, 0, stride=2)  # z[::2] and z[1::2] in one cost
+        Aligned(axis=0, low=-1, high=0, stride=2)
     """
 
     axis: int | Loop
@@ -51,6 +53,13 @@ class Aligned(NamedTuple):
     high: int = 0
     stride: int = 1
     step: int = 1
+    period: int = 0
+
+    def __repr__(self) -> str:
+        usual = Aligned(self.axis)._replace(low=None, high=None)
+        shown = zip(self._fields, self, usual, strict=True)
+        inside = ", ".join(f"{n}={x!r}" for n, x, y in shown if n == "axis" or x != y)
+        return f"Aligned({inside})"
 
     @property
     def width(self) -> int:
@@ -68,38 +77,61 @@ Influence = tuple[Entry, ...]
 """One entry for each axis of the latent: aligned, or None for mixed."""
 Influences = dict[str, Influence]
 """Influences by the name of the latent; one that is absent has none."""
+Rings = dict[int | Loop, int]
+Spans = dict[int | Loop, tuple[int, int]]
 
 
 def join(first: Influences, second: Influences) -> Influences:
     """The least influence that covers both: the hull of windows on the same axis."""
+    return _join(first, second, {})
+
+
+def _join(first: Influences, second: Influences, rings: Rings) -> Influences:
     joined = dict(first)
     for name, axes in second.items():
-        joined[name] = _hulls(joined.get(name, axes), axes)
+        joined[name] = _hulls(joined.get(name, axes), axes, rings)
     return joined
 
 
-def _hulls(first: Influence, second: Influence) -> Influence:
-    return tuple(_hull(a, b) for a, b in zip(first, second, strict=True))
+def _hulls(first: Influence, second: Influence, rings: Rings) -> Influence:
+    return tuple(_hull(a, b, rings) for a, b in zip(first, second, strict=True))
 
 
-def _hull(first: Entry, second: Entry) -> Entry:
+def _hull(first: Entry, second: Entry, rings: Rings) -> Entry:
     if first is None or second is None or first.line != second.line:
         return None
     low, high = min(first.low, second.low), max(first.high, second.high)
-    return first._replace(low=low, high=high)
+    period = gcd(first.period, second.period)
+    if high - low >= (size := rings.get(first.axis, high - low + 1)):
+        period = gcd(period, size)
+    if period:
+        turns = (first.low - second.low) // period * period
+        low, high = min(
+            (
+                (min(first.low, low), max(first.high, low + second.high - second.low))
+                for low in (second.low + turns, second.low + turns + period)
+            ),
+            key=lambda ends: ends[1] - ends[0],
+        )
+    return first._replace(low=low, high=high, period=period)
 
 
-def union(reads: Iterable[Influences]) -> Influences:
-    """`join` of any number."""
+def union(reads: Iterable[Influences], rings: Rings | None = None) -> Influences:
+    """`join` of any number.
+
+    Args:
+        reads: Influences.
+        rings: Sizes of axes around which windows go that do not fit in.
+    """
     united: Influences = {}
     for read in reads:
-        united = join(united, read)
+        united = _join(united, read, rings or {})
     return united
 
 
 def covers(known: Influence, other: Influence) -> bool:
     """Whether an influence allows all that another one allows."""
-    return _hulls(known, other) == known
+    return _hulls(known, other, {}) == known
 
 
 Target = Aligned | Loop | int | None
@@ -136,9 +168,13 @@ def shifted(entry: Aligned, place: Aligned | Loop | int) -> Aligned:
         for end, side in zip(ends, (place.low, place.high), strict=True)
     )
     stride, step = int(entry.stride * place.stride), int(entry.step * place.step)
+    period = gcd(entry.period * place.step, place.period * entry.stride)
     common = gcd(stride, step)
+    if period % common:
+        common = 1
     low, high = -(-low // common), high // common
-    return Aligned(axis, low, max(low, high), stride // common, step // common)
+    line = (stride // common, step // common, period // common)
+    return Aligned(axis, low, max(low, high), *line)
 
 
 def reversal(axis: int, size: int) -> Aligned:
@@ -151,13 +187,23 @@ def mixed(found: Influences) -> Influences:
     return move(found, lambda _: None)
 
 
-def settle(found: Influences, shapes: dict[str, tuple[int, ...]]) -> Influences:
-    """Mix what says nothing: windows as wide as the latent, and axes taken twice."""
+def settle(
+    found: Influences, shapes: dict[str, tuple[int, ...]], spans: Spans
+) -> Influences:
+    """Mix what says nothing: windows as wide as the latent, and axes taken twice.
+
+    Args:
+        found: Influences on an array.
+        shapes: Of the latents.
+        spans: First and last index of the array's axes, so that a ring of which only
+            a part is left becomes a line.
+    """
 
     def settled(name: str, axes: Influence) -> Influence:
         entries: list[Entry] = []
         taken = set()
         for entry, size in zip(axes, shapes[name], strict=True):
+            entry = entry and _straightened(entry, size, spans)
             kept = (
                 entry is not None
                 and entry.axis not in taken
@@ -168,3 +214,36 @@ def settle(found: Influences, shapes: dict[str, tuple[int, ...]]) -> Influences:
         return tuple(entries)
 
     return {name: settled(name, axes) for name, axes in found.items()}
+
+
+def laps(entry: Aligned, size: int, span: tuple[int, int]) -> range:
+    """Multiples of the period by which a window can be passed.
+
+    Args:
+        entry: With a period or without.
+        size: Of the latent's axis.
+        span: First and last index of the array's axis.
+    """
+    if not entry.period:
+        return range(1)
+    ends = sorted((0, entry.step * (size - 1)))
+    lowest, highest = entry.stride * span[0] - ends[1], entry.stride * span[1] - ends[0]
+    first = -((entry.high - lowest) // entry.period)
+    return range(first, (highest - entry.low) // entry.period + 1)
+
+
+def _straightened(entry: Aligned, size: int, spans: Spans) -> Entry:
+    """An entry whose period is dropped where no window is passed twice."""
+    if not entry.period:
+        return entry
+    if entry.high - entry.low >= entry.period:
+        return None
+    axis = entry.axis
+    span = (0, axis.length - 1) if isinstance(axis, Loop) else (0, 0)
+    possible = laps(entry, size, spans.get(axis, span))
+    if len(possible) > 1:
+        middle = entry.period // 2
+        low = (entry.low + middle) % entry.period - middle
+        return entry._replace(low=low, high=low + entry.high - entry.low)
+    shift = entry.period * (possible[0] if possible else 0)
+    return entry._replace(low=entry.low + shift, high=entry.high + shift, period=0)

@@ -187,20 +187,22 @@ class _Reading:
 
     def turn(self, term: str) -> tuple[int, ...]:
         """Let a term's axes run along the sites; those that ran backwards."""
-        lines: dict[int, set[tuple[int, int]]] = {}
+        along, back = (1, 1, 0), (1, -1, 0)
+        lines: dict[int, set[tuple[int, int, int]]] = {}
         for _, _, _, entry in self.entries(term):
-            lines.setdefault(entry.axis, set()).add((entry.stride, entry.step))
-        if not all(found in ({(1, 1)}, {(1, -1)}) for found in lines.values()):
+            line = (entry.stride, entry.step, entry.period)
+            lines.setdefault(entry.axis, set()).add(line)
+        if not all(found in ({along}, {back}) for found in lines.values()):
             raise Obstacle(
-                "its elements reach cost terms in strides, or along and against "
-                "other sites"
+                "its elements reach cost terms round a ring, in strides, or along and "
+                "against other sites"
             )
-        back = tuple(sorted(axis for axis, found in lines.items() if (1, -1) in found))
+        turned = tuple(sorted(axis for axis, found in lines.items() if back in found))
         shape = self.analysis.shapes[term]
         self.reached[term] = move(
-            self.reached[term], lambda a: reversal(a, shape[a]) if a in back else a
+            self.reached[term], lambda a: reversal(a, shape[a]) if a in turned else a
         )
-        return back
+        return turned
 
     def number_axes(self) -> dict[tuple[str, int], int]:
         """One number for all axes, of sites and of terms, that run along each other."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from bbvi._types import Array
-from bbvi.analysis.windows import Aligned, Influence
+from bbvi.analysis.windows import Aligned, Influence, laps
 from bbvi.estimators.base import Estimator, Situation
 from bbvi.estimators.controls import ControlVariate, LeaveOneOut, RunningAverage
 
@@ -101,7 +102,8 @@ def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> A
     r"""Sum of a cost term as each element of a latent reaches it.
 
     Along an axis that is aligned with a window element $i$ reaches the sum over all
-    $j$ with $low \le stride\, j - step\, i \le high$ that the term has.
+    $j$ with $low \le stride\, j - step\, i \le high$ that the term has, round a ring
+    up to multiples of its period.
 
     Args:
         term: A cost array.
@@ -118,21 +120,29 @@ def reached_cost(term: Array, influence: Influence, shape: tuple[int, ...]) -> A
     order = sorted(axes)
     total = jnp.transpose(total, [order.index(axis) for axis in axes])
     for axis, (size, entry) in enumerate(kept):
-        total = _in_windows(total, axis, size, entry)
+        span = (0, total.shape[axis] - 1)
+        total = reduce(
+            jnp.add,
+            [
+                _in_windows(total, axis, size, entry, lap * entry.period)
+                for lap in laps(entry, size, span) or range(1)
+            ],
+        )
     places = tuple(i for i in range(len(shape)) if influence[i] is None)
     return lax.expand_dims(total, places)
 
 
-def _in_windows(term: Array, axis: int, size: int, window: Aligned) -> Array:
-    """Sums over the window of each of ``size`` elements along an axis.
+def _in_windows(
+    term: Array, axis: int, size: int, window: Aligned, shift: int
+) -> Array:
+    """Sums over the shifted window of each of ``size`` elements along an axis.
 
     Between the term's elements stand as many zeros as make its stride 1. Where the axis
     runs backwards, so do the windows.
     """
     step = abs(window.step)
-    low, high = (
-        side + min(window.step, 0) * (size - 1) for side in (window.low, window.high)
-    )
+    shift += min(window.step, 0) * (size - 1)
+    low, high = window.low + shift, window.high + shift
     length = max((term.shape[axis] - 1) * window.stride + 1, 0)
     config = [(0, 0, 0)] * term.ndim
     config[axis] = (-low, step * (size - 1) + high + 1 - length, window.stride - 1)
