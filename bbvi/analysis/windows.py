@@ -236,7 +236,7 @@ def _straightened(entry: Aligned, size: int, spans: Spans) -> Entry:
     """An entry whose period is dropped where no window is passed twice."""
     if not entry.period:
         return entry
-    if entry.high - entry.low >= entry.period:
+    if entry.high - entry.low >= entry.period - 1:
         return None
     axis = entry.axis
     span = (0, axis.length - 1) if isinstance(axis, Loop) else (0, 0)
