@@ -251,6 +251,64 @@ TIGHT = {
         CHAIN,
         ((0, 0, 1),),
     ),
+    "set shifted": (lambda z: z.at[1:].set(z[:-1]), CHAIN, ((0, 0, 1),)),
+    "add shifted": (lambda z: jnp.zeros(9).at[2:].add(z), CHAIN, ((0, 2, 2),)),
+    "set shifted columns": (
+        lambda z: z.at[:, 1:].set(z[:, :-1]),
+        GRID,
+        (0, (1, 0, 1)),
+    ),
+    "set a row": (lambda z: jnp.zeros((9, 5)).at[2].set(z[0]), GRID, (None, 1)),
+    "set rows": (
+        lambda z: jnp.zeros((9, 5)).at[np.arange(6) + 1].set(z),
+        GRID,
+        ((0, 1, 1), 1),
+    ),
+    "add in strides": (
+        lambda z: jnp.zeros(14).at[1::2].add(z),
+        CHAIN,
+        ((0, 1, 1, 1, 2),),
+    ),
+    "multiply at known places": (
+        lambda z: z.at[np.arange(3) * 2].multiply(z[:6:2]),
+        CHAIN,
+        (0,),
+    ),
+    "set backwards": (
+        lambda z: jnp.zeros(7).at[6 - jnp.arange(7)].set(z),
+        CHAIN,
+        ((0, 6, 6, 1, -1),),
+    ),
+    "set round a ring": (
+        lambda z: jnp.zeros(7).at[(jnp.arange(7) + 2) % 7].set(z),
+        CHAIN,
+        ((0, 2, 2, 1, 1, 7),),
+    ),
+    "set diagonals": (
+        lambda z: jnp.zeros((7, 7)).at[np.arange(7), np.arange(7)].set(z),
+        CHAIN,
+        (0,),
+    ),
+    "sums of pairs": (
+        lambda z: jax.ops.segment_sum(z, np.arange(7) // 2, 4),
+        CHAIN,
+        ((0, -1, 0, 2),),
+    ),
+    "vmapped set": (
+        jax.vmap(lambda r: jnp.zeros(6).at[np.arange(5) + 1].set(r)),
+        GRID,
+        (0, (1, 1, 1)),
+    ),
+    "set at the places of data": (
+        lambda z: z.at[jnp.asarray(DATA[0]).astype(int)].set(z[:3]),
+        CHAIN,
+        (None,),
+    ),
+    "set of windows": (
+        lambda z: jnp.zeros(9).at[np.arange(7)[:, None] + np.arange(2)].add(z[:, None]),
+        CHAIN,
+        ((0, 0, 1),),
+    ),
     "gather of windows": (
         lambda z: z[jnp.arange(5)[:, None] + jnp.arange(3)[None]],
         CHAIN,
@@ -959,6 +1017,8 @@ STEPS = {
     "add at the same": lambda x: x.at[np.arange(len(x)) // 2].add(x),
     "add in strides": lambda x: x.at[::2].add(x[: (len(x) + 1) // 2]),
     "multiply backwards": lambda x: x.at[len(x) - 1 - np.arange(len(x))].multiply(x),
+    "apply": lambda x: x.at[1:].apply(jnp.sin),
+    "largest of pairs": lambda x: x.at[np.arange(len(x)) // 2].max(x),
     "set last": lambda x: x.at[..., -1].set(x[..., 0]),
     "segments": lambda x: jax.ops.segment_sum(x, np.arange(len(x)) // 2, len(x)),
     "cut first from the end": lambda x: x[:-1] if x.shape[0] > 1 else x,

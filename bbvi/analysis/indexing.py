@@ -21,6 +21,7 @@ from bbvi.analysis.windows import (
     mixed,
     move,
     reversal,
+    transposed,
     union,
 )
 
@@ -130,26 +131,84 @@ def gather(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
     An axis of the operand that is taken whole keeps its elements in place.
     """
     numbers = eqn.params["dimension_numbers"]
-    operand, indices = (var.aval.shape for var in eqn.invars)
-    out_rank = len(eqn.outvars[0].aval.shape)
-    batch = [a for a in range(out_rank) if a not in numbers.offset_dims]
-    from_indices = dict(enumerate(batch[: len(indices) - 1]))
-    gone = set(numbers.collapsed_slice_dims) | set(numbers.operand_batching_dims)
-    window = [a for a in range(len(operand)) if a not in gone]
-    offset = dict(zip(window, sorted(numbers.offset_dims), strict=True))
-    sizes = eqn.params["slice_sizes"]
-    pairs = zip(
-        numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
+    from_operand, from_indices = _layout(
+        eqn.invars[0].aval.shape,
+        values[1],
+        eqn.params["slice_sizes"],
+        gone=(*numbers.collapsed_slice_dims, *numbers.operand_batching_dims),
+        named=numbers.start_index_map,
+        paired=(numbers.operand_batching_dims, numbers.start_indices_batching_dims),
+        taken=numbers.offset_dims,
+        out_rank=len(eqn.outvars[0].aval.shape),
     )
-    from_operand: dict[int, Target] = {a: from_indices.get(i) for a, i in pairs}
+    return [join(move(reads[0], from_operand.get), move(reads[1], from_indices.get))]
+
+
+def scatter(eqn: Any, reads: Reads, values: Values) -> list[Influences]:
+    """`lax.scatter` and its kin: updates go where a gather would have read them."""
+    numbers = eqn.params["dimension_numbers"]
+    operand, _, updates = (var.aval.shape for var in eqn.invars)
+    gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    sizes = [1] * len(operand)
+    kept = [a for a in range(len(operand)) if a not in gone]
+    for a, b in zip(kept, sorted(numbers.update_window_dims), strict=True):
+        sizes[a] = updates[b]
+    to_updates, _ = _layout(
+        operand,
+        values[1],
+        sizes,
+        gone=gone,
+        named=numbers.scatter_dims_to_operand_dims,
+        paired=(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims),
+        taken=numbers.update_window_dims,
+        out_rank=len(updates),
+    )
+    from_updates: dict[Any, Target] = {}
+    for a, place in to_updates.items():
+        if place is not None:
+            place = place if isinstance(place, Aligned) else Aligned(place)
+            from_updates.setdefault(place.axis, transposed(place, a))
+    return [
+        join(join(reads[0], mixed(reads[1])), move(reads[2], from_updates.get)),
+    ]
+
+
+def _layout(
+    operand: Sequence[int],
+    indices: Known | None,
+    sizes: Sequence[int],
+    *,
+    gone: Sequence[int],
+    named: Sequence[int],
+    paired: tuple[Sequence[int], Sequence[int]],
+    taken: Sequence[int],
+    out_rank: int,
+) -> tuple[dict[int, Target], dict[int, Target]]:
+    """Where the axes of a gather's operand and of its indices go.
+
+    Args:
+        operand: Its shape.
+        indices: What is known of them.
+        sizes: Of a slice.
+        gone: Axes of the operand that slices do not have.
+        named: Axes of the operand that the indices stand for.
+        paired: Axes of the operand and of the indices that run along each other.
+        taken: Axes of the result that run along slices.
+        out_rank: Number of axes of the result.
+    """
+    batch = [a for a in range(out_rank) if a not in taken]
+    window = [a for a in range(len(operand)) if a not in gone]
+    offset = dict(zip(window, sorted(taken), strict=True))
+    from_indices: dict[int, Target] = dict(enumerate(batch))
+    from_operand = {a: from_indices.get(i) for a, i in zip(*paired, strict=True)}
     for a in range(len(operand)):
         if sizes[a] == operand[a] and a in offset:
             from_operand[a] = offset[a]
-        elif a in numbers.start_index_map:
-            at = _column(values[1], numbers.start_index_map.index(a))
+        elif a in named:
+            at = _column(indices, named.index(a))
             last = operand[a] - sizes[a]
             from_operand[a] = _placed(at, last, sizes[a], batch, offset.get(a))
-    return [join(move(reads[0], from_operand.get), move(reads[1], from_indices.get))]
+    return from_operand, from_indices
 
 
 def _column(indices: Known | None, number: int) -> Known | None:
@@ -201,8 +260,9 @@ def _slopes(starts: np.ndarray, size: int) -> Iterator[tuple[int, int, int]]:
         step = step if rise > 0 else -step
         if np.ptp(stride * np.arange(run + 1) - step * starts) < abs(step):
             yield stride, step, 0
-    yield 1, 1, size
-    yield 1, -1, size
+    if 2 * np.ptp(np.arange(run + 1) - starts) >= size:
+        yield 1, 1, size
+        yield 1, -1, size
 
 
 def _arc(places: np.ndarray, period: int) -> tuple[int, int]:

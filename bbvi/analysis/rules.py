@@ -151,6 +151,8 @@ for _name in ("argmax", "argmin"):
     RULES[_name] = _dropping
 for _name in ("reduce_window", *(f"reduce_window_{n}" for n in ("sum", "max", "min"))):
     RULES[_name] = indexing.reduce_window
+for _name in ("", "-add", "-sub", "-mul", "-min", "-max"):
+    RULES[f"scatter{_name}"] = indexing.scatter
 for _name in ("sum", "prod", "max", "min", "logsumexp"):
     RULES[f"cum{_name}"] = _within(lambda eqn: (eqn.params["axis"],))
 RULES |= dict.fromkeys(_ELEMENTWISE.split(), _elementwise)

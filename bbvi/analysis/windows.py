@@ -182,6 +182,13 @@ def reversal(axis: int, size: int) -> Aligned:
     return Aligned(axis, size - 1, size - 1, step=-1)
 
 
+def transposed(place: Aligned, axis: int) -> Aligned:
+    """Where the axis of a place goes back to, if an axis goes to that place."""
+    sign = 1 if place.step > 0 else -1
+    low, high = sorted((-sign * place.low, -sign * place.high))
+    return Aligned(axis, low, high, abs(place.step), sign * place.stride, place.period)
+
+
 def mixed(found: Influences) -> Influences:
     """The same latents, mixed along all axes of the array."""
     return move(found, lambda _: None)
