@@ -15,6 +15,8 @@ from numpyro import handlers
 from bbvi._types import Array, Key
 
 THREEFRY = "threefry2x32"
+MOST = np.uint32(2**16)
+"""Statements of a program, and particles, whose keys are found by addition."""
 
 
 def read_key(seed: Any, default: Key | None = None) -> Key:
@@ -55,6 +57,14 @@ def numbered(key: Key, first: Any, count: int) -> Key:
         return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
     moves = jnp.stack([jnp.zeros_like(numbers), numbers + 1], -1)
     return _moved(key, moves)
+
+
+def beside(key: Key, count: int) -> Key:
+    """Children of a key for particles, each of which runs programs under `Seed`."""
+    if jax.random.key_impl(key) != THREEFRY or count >= MOST:
+        return jax.random.split(key, count)
+    numbers = MOST * np.arange(1, count + 1, dtype=np.uint32)
+    return _moved(key, np.stack([numbers, np.zeros_like(numbers)], -1))
 
 
 def _moved(key: Key, by: Any) -> Key:

@@ -99,7 +99,7 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     if plan.groups:
         keys = (model_key, jax.random.fold_in(key, CONDITIONAL_STREAM))
         given |= draw_summed(plan.analysis, plan.groups, kwargs, keys, given)
-    model = run(plan.analysis.model, kwargs, model_key, given)
+        model = run(plan.analysis.model, kwargs, model_key, given)
     wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
     shown = {n: model[n]["value"] for n in wanted}
     return Draw(shown, log_p, log_q, _log_likelihood(plan, model, terms))
@@ -109,7 +109,8 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
     analysis = plan.analysis
     found = {}
     for name in analysis.of_kind("observed"):
-        term = log_density(model[name])
+        is_known = name in terms and model[name]["scale"] is None
+        term = terms[name] if is_known else log_density(model[name])
         for group in plan.groups:
             if group.factors.keys() == {*group.sites, name} and group.chain is None:
                 total, factor = terms[group.term], group.factors[name]

@@ -18,6 +18,7 @@ import numpy as np
 import numpyro.infer.elbo
 from numpyro import handlers
 
+from bbvi._keys import beside
 from bbvi._types import Array, Key, Params, Values
 from bbvi.analysis import Arguments
 from bbvi.analysis.analyzing import examine
@@ -262,7 +263,7 @@ def _next_state(
     kwargs = plan.analysis.arguments.bind(call.arrays)
     given = {**param_map, **minibatch(plan, key)}
     if plan.num_particles > 1:
-        key = jax.random.split(key, plan.num_particles)[0]
+        key = beside(key, plan.num_particles)[0]
     guide = run(plan.program, kwargs, key, given)
     draws = {name: guide[name]["value"] for name in plan.nodes}
     model = run(plan.analysis.model, kwargs, key, {**given, **draws})

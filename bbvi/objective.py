@@ -15,6 +15,7 @@ from jax.lax import stop_gradient
 from numpyro import handlers
 from numpyro.distributions.distribution import MaskedDistribution
 
+from bbvi._keys import beside
 from bbvi._types import BATCH_STREAM, MODEL_STREAM, Array, Data, Key, Params, Values
 from bbvi.analysis.tracing import Trace, run, scaled
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
@@ -103,7 +104,7 @@ class Objective:
         if plan.num_particles == 1:
             seen = jax.tree.map(lambda x: x[None], particle(key, {}))
         else:
-            keys = jax.random.split(key, plan.num_particles)
+            keys = beside(key, plan.num_particles)
             seen = jax.vmap(particle)(keys, uniforms(plan, key))
         surrogate = jnp.mean(seen.surrogate)
         surrogate += score_surrogate(plan, seen.scored, baselines, kwargs, given)

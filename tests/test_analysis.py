@@ -1,5 +1,7 @@
 """What `bbvi.analyze` finds out, and what it says to bad input."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -569,22 +571,42 @@ def test_unknown_bounds_of_parameters():
 
 def test_the_density_of_zeros_and_ones_is_numpyros_at_every_logit():
     logits = jnp.array([-jnp.inf, -200.0, -3.0, 0.0, 2.0, 200.0, jnp.inf])
+    bernoulli = partial(dist.Bernoulli, validate_args=False)
     for value in (jnp.zeros(7), jnp.ones(7), jnp.zeros(7, int), jnp.ones(7, int)):
         site = {"value": value, "intermediates": [], "is_observed": True}
 
         def ours(logits, site=site):
-            return tracing.log_density(site | {"fn": dist.Bernoulli(logits=logits)})
+            return tracing.log_density(site | {"fn": bernoulli(logits=logits)})
 
         def numpyros(logits, value=value):
-            return dist.Bernoulli(logits=logits).log_prob(value)
+            return bernoulli(logits=logits).log_prob(value)
 
-        assert type(tracing.factor(site | {"fn": dist.Bernoulli(logits=0.0)})) is not (
-            dist.BernoulliLogits
-        )
         np.testing.assert_allclose(ours(logits), numpyros(logits), rtol=1e-6)
-        slopes = [jax.grad(lambda x, f=f: f(x).sum())(logits) for f in (ours, numpyros)]
-        np.testing.assert_allclose(slopes[0][1:-1], slopes[1][1:-1], atol=1e-7)
-        assert np.isfinite(slopes[0]).all()
+        slope = jax.grad(lambda x: ours(x).sum())(logits)  # NumPyro's is 0 or 1 at 0
+        exact = value - jax.nn.sigmoid(logits)
+        np.testing.assert_allclose(slope[1:-1], exact[1:-1], atol=1e-6)
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d.to_event(1), lambda d: d.expand([2, 3])])
+def test_a_value_that_is_no_bit_is_not_taken_for_one(wrap):
+    site = {"intermediates": [], "is_observed": True}
+    fn = wrap(dist.Bernoulli(logits=jnp.zeros(3)))
+    found = tracing.log_density(site | {"value": jnp.array([0.0, 2.0, 1.0]), "fn": fn})
+    np.testing.assert_array_equal(np.isnan(found[..., 1]), True)
+    assert np.isfinite(found[..., [0, 2]]).all()
+
+
+def test_below_a_mask_any_value_is_hidden_from_the_gradient():
+    fill = jnp.array([0.0, -1.0, 5.0])
+
+    def total(logits):
+        fn = dist.Bernoulli(logits=logits).mask(jnp.array([True, False, False]))
+        site = {"intermediates": [], "is_observed": True, "value": fill, "fn": fn}
+        return tracing.log_density(site).sum()
+
+    slope = jax.grad(total)(jnp.full(3, 1.0))
+    np.testing.assert_allclose(slope, [-jax.nn.sigmoid(1.0), 0.0, 0.0], rtol=1e-6)
 
 
 def test_a_relaxed_value_keeps_the_density_that_is_linear_in_it():

@@ -6,7 +6,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from bbvi._keys import Seed, numbered, read_key
+from bbvi._keys import Seed, beside, numbered, read_key
 
 
 def words(keys):
@@ -34,9 +34,19 @@ def test_all_children_of_a_fit_and_of_the_users_keys_differ():
     assert sum(map(len, several)) == 6_000 + 2_000 + 3 + 200
 
 
+@pytest.mark.parametrize("count", [1, 8, 70_000])
+def test_statements_of_all_particles_of_all_steps_differ(count):
+    steps = numbered(read_key(0), 0, 3)
+    particles = [beside(step, count) for step in steps]
+    asked = [k for each in particles for p in each[:8] for k in Seed(program, p)()]
+    several = [words(x) for x in (steps, *particles, *asked)]
+    assert len(set().union(*several)) == sum(map(len, several))
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_neighbours_are_not_correlated(impl):
-    children = numbered(jax.random.key(3, impl=impl), 0, 2_000)
+    steps = numbered(jax.random.key(3, impl=impl), 0, 200)
+    children = jax.vmap(lambda step: beside(step, 10))(steps).reshape(2_000)
     draws = np.array(
         jax.vmap(lambda key: [jax.random.normal(k, (16,)) for k in asked(key)])(
             children

@@ -125,13 +125,14 @@ class _Binary(BernoulliLogits):
     r"""A Bernoulli whose value is 0 or 1 and is not differentiated.
 
     $\min(\pm l, 0) - \log(1 + e^{-|l|})$ needs no care where $l$ is infinite, unlike
-    the form that is linear in the value.
+    the form that is linear in the value. At any other value it is NaN.
     """
 
     def log_prob(self, value: Array) -> Array:
-        sign = jnp.where(value == 1, 1.0, -1.0).astype(jnp.result_type(self.logits))
-        nearer = jnp.minimum(sign * self.logits, 0)
-        return nearer - jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
+        logits = jnp.asarray(self.logits, jnp.result_type(self.logits, float))
+        sign = jnp.where(value == 1, 1.0, jnp.where(value == 0, -1.0, jnp.nan))
+        nearer = jnp.minimum(sign.astype(logits.dtype) * logits, 0)
+        return nearer - jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
@@ -139,14 +140,14 @@ def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
 
     Without NumPyro's check that the value lies in the support, if that is all reals: it
     would only tell whether the value is finite, in every step. A Bernoulli at an exact
-    value is a `_Binary`, if the user did not ask for the check.
+    value is a `_Binary`, but not below a mask, which may hide any value.
     """
     if isinstance(distribution, _WRAPPERS):
+        is_exact &= not isinstance(distribution, MaskedDistribution)
         distribution = copy(distribution)
         distribution.base_dist = _lean(distribution.base_dist, is_exact=is_exact)
     elif is_exact and type(distribution) is BernoulliLogits:
-        if not distribution._validate_args:
-            distribution = _Binary(distribution.logits)
+        distribution = _Binary(distribution.logits, validate_args=False)
     elif type(distribution).support in (constraints.real, constraints.real_vector):
         distribution = copy(distribution)
         distribution._validate_args = False

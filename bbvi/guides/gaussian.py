@@ -37,6 +37,7 @@ from bbvi.guides.discrete import (
     sample_discrete,
 )
 from bbvi.guides.triangles import (
+    TriangularNormal,
     dim_of,
     product,
     triangle,
@@ -134,7 +135,7 @@ def dense(init: Callable[[Key], Array], dim: int) -> dist.Distribution:
     """State the parameters of a Gaussian with full covariance; the Gaussian."""
     loc = numpyro.param(LOC, init)
     tril = numpyro.param(TRIL, tril_vector(INITIAL_SCALE * np.eye(dim, dtype="f")))
-    return dist.MultivariateNormal(loc, scale_tril=triangle(tril), validate_args=False)
+    return TriangularNormal(loc, tril)
 
 
 def joint_refusals(

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
 
 from bbvi._types import Array, Key, Values
 from bbvi.analysis import Analysis, Plate, Site
@@ -24,7 +23,7 @@ from bbvi.guides.base import (
     prior_centre,
     unconstrained_shape,
 )
-from bbvi.guides.triangles import triangle, tril_vector
+from bbvi.guides.triangles import TriangularNormal, tril_vector
 
 ROWS = "_rows."
 """Name of the auxiliary site of a plate's rows, before the plates' names."""
@@ -87,9 +86,7 @@ class Block:
             f"{self.name}.scale_tril", np.broadcast_to(small, (*self.shape, small.size))
         )
         loc, slope, tril = (self.rows(x, indices) for x in (loc, slope, tril))
-        factor = dist.MultivariateNormal(
-            loc + slope @ noise, scale_tril=triangle(tril), validate_args=False
-        )
+        factor = TriangularNormal(loc + slope @ noise, tril)
         with numpyro.handlers.scale(scale=self.scale):
             return numpyro.sample(self.name, factor, infer={"is_auxiliary": True})
 

@@ -11,8 +11,26 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import MultivariateNormal
 
 from bbvi._types import Array
+
+
+class TriangularNormal(MultivariateNormal):
+    """A Gaussian whose triangle is a vector, which shows its determinant.
+
+    Args:
+        loc: Location, ``(dim,)``.
+        vector: Of the triangle.
+    """
+
+    def __init__(self, loc: Array, vector: Array) -> None:
+        self.log_diagonal = vector[..., -dim_of(vector) :]
+        super().__init__(loc, scale_tril=triangle(vector), validate_args=False)
+
+    def entropy(self) -> Array:
+        each = 0.5 * (1 + np.log(2 * np.pi))
+        return jnp.sum(self.log_diagonal + each.astype(self.log_diagonal.dtype), -1)
 
 
 def triangle(vector: Array) -> Array:

@@ -6,6 +6,7 @@ of steps. Whoever drives it works on the host between chunks only.
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
@@ -79,25 +80,27 @@ def make_chunk(
         is the number of its first step, and each number has noise of its own.
     """
 
-    def moved_by(params: Array, step: Array) -> Params:
-        return retract(unravel(params, like), unravel(step, like))
+    def moved_by(params: Array, step: Array) -> Array:
+        return ravel(retract(unravel(params, like), unravel(step, like)))
 
     def chunk(
         state: State, key: Key, first: Any, rate: Any, data: Data
     ) -> tuple[State, Seen]:
         start = state.params
-        zeros = jnp.zeros_like(start)
 
         def step(carry: Any, key: Key) -> tuple[Any, Array]:
             state, sums = carry
 
-            def around(step: Array) -> tuple[Array, Any]:
-                params = moved_by(state.params, step)
-                return loss(params, key, data, state.baselines)
+            def around(params: Array) -> tuple[Array, Any]:
+                return loss(unravel(params, like), key, data, state.baselines)
 
-            (_, info), gradient = jax.value_and_grad(around, has_aux=True)(zeros)
+            value = jax.value_and_grad(around, has_aux=True)
+            (_, info), slope = value(state.params)
+            # A step of zero stays where it is: only how it moves away is needed.
+            _, pull = jax.vjp(partial(moved_by, state.params), jnp.zeros_like(start))
+            (gradient,) = pull(slope)
             update, inner = optimizer.update(gradient, state.optimizer, state.params)
-            params = ravel(moved_by(state.params, rate * update))
+            params = moved_by(state.params, rate * update)
             baselines = {
                 name: decays[name] * old + (1 - decays[name]) * info.costs[name]
                 for name, old in state.baselines.items()
