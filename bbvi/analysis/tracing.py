@@ -132,7 +132,7 @@ class _Binary(BernoulliLogits):
         logits = jnp.asarray(self.logits, jnp.result_type(self.logits, float))
         sign = jnp.where(value == 1, 1.0, jnp.where(value == 0, -1.0, jnp.nan))
         nearer = jnp.minimum(sign.astype(logits.dtype) * logits, 0)
-        return nearer - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+        return nearer - jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))
 
 
 def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
