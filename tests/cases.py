@@ -53,7 +53,7 @@ class Case:
         params: Where the gradient is taken; guide's and model's own.
         grid: Values of the latents, `{site: (n, *shape)}`, in all combinations of
             the rows of different sites.
-        cell: Log volume of a grid cell.
+        cell: Log volume of a grid cell; where cells differ, of each row of a site's.
         family: What `bbvi.plan` is given; None hands it the written guide.
         estimators: Overrides.
         num_particles: Likewise.
@@ -70,7 +70,7 @@ class Case:
     guide: Callable[..., Any] | None
     params: Mapping[str, Any]
     grid: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    cell: float = 0.0
+    cell: float | Mapping[str, np.ndarray] = 0.0
     family: Any = guides.MeanField()
     estimators: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_particles: int = 4
@@ -101,10 +101,10 @@ def exact_elbo(case, params):
         trace = run(case.model, data, params, values)
         return density(trace)
 
-    def one(values):
+    def one(values, cells):
         trace = run(case.guide, data, params, values)
         trace = {n: site for n, site in trace.items() if n not in case.summed}
-        weight = jnp.exp(density(trace, plain=True) + case.cell)
+        weight = jnp.exp(density(trace, plain=True) + sum(cells.values()))
         if gone:
             log_p = jax.nn.logsumexp(
                 jax.vmap(lambda more: joint({**values, **more}))(gone)
@@ -115,7 +115,12 @@ def exact_elbo(case, params):
 
     if not kept:
         return jax.nn.logsumexp(jax.vmap(joint)(gone))
-    return jnp.sum(jax.vmap(one)(kept))
+    cells = case.cell
+    if not isinstance(cells, Mapping):
+        first = next(iter(kept))
+        cells = {n: np.full(len(case.grid[n]), cells * (n == first)) for n in kept}
+    cells = combinations({n: cells[n] for n in kept})
+    return jnp.sum(jax.vmap(one)(kept, cells))
 
 
 def run(program, data, params, values):

@@ -20,6 +20,8 @@ from tests import cases
 from tests.statistics import assert_biased, assert_unbiased
 
 GRADIENTS = cases.GRADIENTS
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""How to compile: the programs are small, and run once."""
 
 
 def slowly(*names):
@@ -60,18 +62,17 @@ def sampler_of(case, plan, baselines=None):
         flat, _ = jax.flatten_util.ravel_pytree(slope)
         return jnp.concatenate([info.elbo[None], -flat])
 
-    return jax.jit(jax.vmap(one))
+    return jax.jit(jax.vmap(one), compiler_options=QUICKLY)
 
 
 def exact_of(case):
     """Exact bound and gradient."""
 
-    @jax.jit
     def both(params):
         value, slope = jax.value_and_grad(case.bound)(params)
         return value, jax.flatten_util.ravel_pytree(slope)[0]
 
-    value, flat = both(params_of(case))
+    value, flat = jax.jit(both, compiler_options=QUICKLY)(params_of(case))
     return np.concatenate([np.asarray(value)[None], np.asarray(flat)])
 
 
