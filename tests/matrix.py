@@ -469,4 +469,6 @@ def refusal(law_name, layout_name, setting_name, way_name):
         return "it is continuous, its values cannot be summed"
     if way_name == "learned baseline" and layout_name not in ("plate", "nested plates"):
         return "its elements do not fall into the . rows of y"
+    if way_name == "learned baseline" and layout_name == "plate" and setting.batch == 1:
+        return "a minibatch of one row has no other rows to learn from"
     return None

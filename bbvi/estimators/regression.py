@@ -49,9 +49,12 @@ class LearnedBaseline(ControlVariate):
         if self.features not in known:
             return f"no data argument is called {self.features!r}"
         shape = known[self.features]
-        if row_axis(situation.rows, shape) is None:
+        axis = row_axis(situation.rows, shape)
+        if axis is None:
             rows = shape[0] if shape else 0
             return f"its elements do not fall into the {rows} rows of {self.features}"
+        if situation.site.shape[axis] < 2:
+            return "a minibatch of one row has no other rows to learn from"
         return None
 
     def reason(self, situation: Situation) -> str:
