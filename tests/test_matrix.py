@@ -33,7 +33,7 @@ from tests.test_gradients import (
     trusting,
 )
 
-SAMPLES, PARTS = 4_000, 80
+SAMPLES, PARTS = 4_000, 150
 """Gradients that are drawn at once, and how often where these cannot see enough."""
 EXISTING = [cell for cell in CELLS if refusal(*cell) is None]
 REFUSED = [cell for cell in CELLS if refusal(*cell) is not None]
