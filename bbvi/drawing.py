@@ -135,7 +135,8 @@ def log_joint(
     """
     analysis, kwargs = plan.analysis, plan.analysis.arguments.bind(data)
     own = constrain(plan.parameters, params)
-    program, key = FullRank().program(analysis, names), jax.random.key(0)
+    family = plan.guide if isinstance(plan.guide, FullRank) else FullRank()
+    program, key = family.program(analysis, names), jax.random.key(0)
 
     def of(vector: Array) -> tuple[Array, Values]:
         dim = len(vector)

@@ -14,9 +14,17 @@ import numpy as np
 
 from bbvi._types import Params
 from bbvi.analysis import Analysis
-from bbvi.guides import FullRank, Guide, LowRank, MeanField, Structured
+from bbvi.guides import (
+    FullRank,
+    Guide,
+    LowRank,
+    MeanField,
+    NonCentered,
+    Structured,
+)
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.guides.gaussian import flat_of, laplace
+from bbvi.guides.noncentered import noncentrable
 from bbvi.guides.rows import read_blocks
 
 FULL_RANK_DIM = 100
@@ -57,9 +65,13 @@ def richer_guide(
     """A family that holds more correlations than a given one, or None.
 
     From `MeanField` to `Structured` where the model has rows, else to `LowRank`; from
-    each of them to `FullRank` up to ``AFFORDABLE_DIM`` dimensions.
+    each of them to `FullRank` up to ``AFFORDABLE_DIM`` dimensions; from there to
+    `NonCentered` where sites have a location and a scale that others determine.
     """
     dim = dimension(analysis, continuous_of(analysis, names))
+    if type(guide) is FullRank:
+        sites = noncentrable(analysis, names)
+        return NonCentered(sites) if sites else None
     if dim < 2 or not isinstance(guide, (MeanField, LowRank, Structured)):
         return None
     full, low_rank = FullRank(), LowRank()

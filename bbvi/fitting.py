@@ -15,7 +15,7 @@ from bbvi._keys import read_key
 from bbvi.driving import Driver
 from bbvi.estimators import Estimator
 from bbvi.families import richer_guide
-from bbvi.guides import Guide
+from bbvi.guides import Guide, NonCentered
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan, PlanError, make_plan, plan
@@ -136,13 +136,17 @@ def _richer_driver(
     num_particles: int | None,
     optimizer: optax.GradientTransformation | None,
 ) -> Driver | None:
-    """A fit of a richer family that starts where another ended; None if none can."""
+    """A fit of a richer family that starts where another ended; None if none can.
+
+    A family in other coordinates starts afresh.
+    """
     old = driver.plan
     analysis, names = old.analysis, old.drawn
     guide = richer_guide(analysis, names, old.guide)
     at = old.guide.gaussian(analysis, names, found.params)
     if guide is None or at is None:
         return None
+    afresh = isinstance(guide, NonCentered)
     reason = f"{old.guide!r} could not carry the posterior, k-hat {found.khat:.2f}"
     with collector_paused():
         try:
@@ -150,23 +154,26 @@ def _richer_driver(
         except PlanError:  # an estimator was asked for that the family cannot have
             return None
         made = replace(made, guide_reason=reason)
-        programs = programs_of(made, optimizer, driver.size, 1)
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs.like)
-    kept = {n: x for n, x in found.params.items() if n in zeros}
-    params = guide.start_from(analysis, names, {**zeros, **kept}, at)
-    params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
-    start = jax.device_get(programs.begin(params, driver.data))
-    return replace(
+        num_starts = driver.limits.num_starts if afresh else 1
+        programs = programs_of(made, optimizer, driver.size, num_starts)
+    after = replace(
         driver,
         plan=made,
         programs=programs,
         plateaus=Plateaus(driver.size),
-        start=start,
+        start=None,
         best=None,
         rows=list(driver.rows),
         snr=list(driver.snr),
         path=found.history.path,
     )
+    if afresh:
+        return after
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs.like)
+    kept = {n: x for n, x in found.params.items() if n in zeros}
+    params = guide.start_from(analysis, names, {**zeros, **kept}, at)
+    params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
+    return replace(after, start=jax.device_get(programs.begin(params, driver.data)))
 
 
 def default_programs(made: Plan) -> Programs:

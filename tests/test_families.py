@@ -589,14 +589,14 @@ DEFAULTS = {
         {"y": LONG},
         guides.Structured(),
         "121 dimensions, of which 1 global; 60 rows of 'rows'",
-        [guides.FullRank()],
+        [guides.FullRank(), guides.NonCentered(("a", "b"))],
     ),
     "few rows": (
         plated_model,
         {"y": SHORT},
         guides.FullRank(),
         "11 dimensions",
-        [],
+        [guides.NonCentered(("a", "b"))],
     ),
     "a minibatch": (
         plated_model,

@@ -139,7 +139,15 @@ OTHERS = {
 }
 FAMILIES = dict.fromkeys(models.NAMES, "FullRank") | {"digits_sbn": "Custom"}
 
-CHEAP = ("coal_mining", "eight_schools", "hidden_markov", "nile", "wells", "zip_counts")
+CHEAP = (
+    "coal_mining",
+    "eight_schools",
+    "eight_schools_centered",
+    "hidden_markov",
+    "nile",
+    "wells",
+    "zip_counts",
+)
 SLOW = ("gauss_mix", "gauss_mix_marginalized", "old_faithful")
 # Posteriors that no Gaussian follows: inclusions of collinear columns; error rates of
 # annotators that are near 0.
@@ -186,8 +194,7 @@ def assert_reaches(name):
 
 def test_every_model_has_its_line_in_the_tables():
     assert set(ANALYSES) == set(models.NAMES)
-    others = {"eight_schools_centered", "digits_sbn"}
-    assert {*CHEAP, *SLOW, *HARD, *others} == set(models.NAMES)
+    assert {*CHEAP, *SLOW, *HARD, "digits_sbn"} == set(models.NAMES)
 
 
 @every_model
@@ -245,18 +252,6 @@ OVERCAUTIOUS = pytest.mark.xfail(strict=False, reason="k-hat sees only the far t
 )
 def test_a_good_fit_is_not_called_bad(name):
     assert fitted(name).verdict.level is not Level.DO_NOT_TRUST
-
-
-def test_the_funnel_is_not_trusted():
-    """No Gaussian follows it: the sd of tau is far too small, and the verdict says so.
-
-    Should a fit come near after all, it may be trusted.
-    """
-    fit = fitted("eight_schools_centered")
-    reference = models.load("eight_schools_centered").reference()
-    error = abs(recommended(fit)["tau"].std() / reference["sd"]["tau"] - 1)
-    assert fit.verdict.level is Level.DO_NOT_TRUST or error < 0.15
-    assert fit.elbo.value <= reference["log_evidence"] + 3 * fit.elbo.mcse
 
 
 @pytest.mark.slow

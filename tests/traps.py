@@ -132,10 +132,10 @@ TRAPS = {
     "a rate far too low": lambda: fit(line, LINE, optimizer=optax.adam(1e-7)),
     "mean field, correlated": lambda: fit(correlated, guide=MeanField),
     "mean field, collinear columns": lambda: fit(collinear, DOUBLED, guide=MeanField),
-    "funnel": lambda: fit(funnel),
+    "funnel, full rank": lambda: fit(funnel, guide=FullRank),
     "funnel, mean field": lambda: fit(funnel, guide=MeanField),
     "centred eight schools": lambda: fit(
-        eight_schools_centered.model, eight_schools_centered.data()
+        eight_schools_centered.model, eight_schools_centered.data(), guide=FullRank
     ),
     "two equal modes": lambda: fit(two_modes()),
     "two modes, 9 to 1": lambda: fit(two_modes(0.1)),
@@ -168,6 +168,7 @@ BENIGN = {
     "line, minibatches": lambda: fit(line, {**LINE, "batch": 10}),
     "collinear columns": lambda: fit(collinear, DOUBLED),
     "correlated": lambda: fit(correlated),
+    "funnel": lambda: fit(funnel),
     "one normal": lambda: fit(lambda: sample("z", dist.Normal(3.0, 0.2))),
     "beta": lambda: fit(lambda: sample("z", dist.Beta(3.0, 5.0))),
     "an indicator": lambda: fit(exclusive, {"y": f(1.9)[0]}),

@@ -196,6 +196,7 @@ def joint_program(
     analysis: Analysis,
     names: tuple[str, ...],
     joint: Callable[[Callable[[Key], Array], int], dist.Distribution],
+    placing: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """A guide that draws all continuous sites as parts of one vector.
 
@@ -204,7 +205,9 @@ def joint_program(
         names: The sites of q.
         joint: ``joint(init, dim)`` states the parameters of the vector's distribution
             and returns it; ``init(key)`` is where its location starts.
+        placing: How a site is stated at its part of the vector, default `place`.
     """
+    state = placing or place
     continuous = continuous_of(analysis, names)
     discrete = [analysis.sites[n] for n in names if analysis.sites[n].is_discrete]
     shapes = {s.name: unconstrained_shape(analysis, s) for s in continuous}
@@ -219,7 +222,7 @@ def joint_program(
             for site in continuous:
                 size = prod(shapes[site.name])
                 part = flat[start : start + size].reshape(shapes[site.name])
-                values[site.name] = place(analysis, site, part, kwargs, values)
+                values[site.name] = state(analysis, site, part, kwargs, values)
                 start += size
         for site in discrete:
             values[site.name] = sample_discrete(analysis, site, {}, kwargs, values)
