@@ -9,7 +9,8 @@ $$\mu \sim N(0, 5), \quad \tau \sim \text{half-Cauchy}(5), \quad
 Data: Rubin (1981), "Estimation in parallel randomized experiments", Journal of
 Educational Statistics 6, by way of posteriordb (BSD-3-Clause). In the zoo for the
 funnel: as $\tau$ goes to 0 the effects are pinned to $\mu$, which no Gaussian over
-$(\mu, \log \tau, \theta)$ can follow. `eight_schools` is the same posterior, written without it.
+$(\mu, \log \tau, \theta)$ can follow. `eight_schools` is the same posterior, written
+without it.
 """
 
 from pathlib import Path
