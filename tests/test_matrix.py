@@ -33,8 +33,8 @@ from tests.test_gradients import (
     trusting,
 )
 
-SAMPLES, PARTS = 4_000, 150
-"""Gradients that are drawn at once, and how often where these cannot see enough."""
+SAMPLES, DOUBLINGS = 4_000, 9
+"""Gradients that are drawn at once; how often doubled where these cannot see enough."""
 EXISTING = [cell for cell in CELLS if refusal(*cell) is None]
 REFUSED = [cell for cell in CELLS if refusal(*cell) is not None]
 
@@ -69,18 +69,21 @@ def baselines_of(case, plan):
     return {name: cost.mean(0) for name, cost in costs.items()}
 
 
-def draws_of(case, plan, way, wanted, number=PARTS):
+def draws_of(case, plan, way, wanted):
     """Bounds and gradients, as many as show an error that is worth finding."""
     baselines = baselines_of(case, plan) if WAYS[way].has_baselines else None
     sampler = sampler_of(case, plan, baselines)
-    found = []
-    for part in range(number):
-        keys = jax.random.split(jax.random.key(part), SAMPLES)
-        found.append(np.asarray(sampler(keys)))
-        draws = np.concatenate(found)
+
+    def part(seed):
+        return np.asarray(sampler(jax.random.split(jax.random.key(seed), SAMPLES)))
+
+    draws = part(0)
+    for doubled in range(DOUBLINGS):
         error = draws.std(0) / np.sqrt(len(draws))
         if np.all(error < 0.09 * wanted["detectable"]):
             break
+        more = [part(seed) for seed in range(2**doubled, 2 ** (doubled + 1))]
+        draws = np.concatenate([draws, *more])
     return draws
 
 
