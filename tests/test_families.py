@@ -14,12 +14,14 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 from numpyro.infer import util
 
 import bbvi
 from bbvi import guides
 from bbvi.drawing import draw, whole
 from bbvi.families import default_guide, richer_guide
+from bbvi.guides.base import prior_centre
 from bbvi.guides.rows import Block
 from tests import cases
 from tests.cases import f, hermite, sample
@@ -678,3 +680,37 @@ def test_a_family_that_was_asked_for_is_kept_and_the_next_is_named():
 def test_too_little_is_left_to_move():
     fit = bbvi.fit(correlated_model, progress=False, num_starts=2, max_steps=5_000)
     assert fit.plan.guide == guides.MeanField()
+
+
+# --- states of a scan ---------------------------------------------------------------
+
+STATES = {"y": f(0.3, -1.2, 0.5, 2.0)}
+
+
+def states_model(y, start=dist.Normal(1.0, 1.0)):
+    def step(x, y):
+        x = sample("x", dist.Normal(0.8 * x, 1.0))
+        sample("y", dist.Normal(x, 0.5), obs=y)
+        return x, None
+
+    scan(step, sample("start", start), y)
+
+
+def test_prior_centre_of_the_states_of_a_scan():
+    data = {**STATES, "start": dist.LogNormal(0.0, 1.0)}
+    analysis = bbvi.analyze(states_model, data)
+    given = analysis.arguments.bind(STATES)
+    centre = prior_centre(analysis, ("start", "x"), given)
+    np.testing.assert_allclose(centre["start"], 0.5, rtol=1e-5)
+    states = np.exp(0.5) * 0.8 ** np.arange(1, 5)
+    np.testing.assert_allclose(centre["x"], states, rtol=1e-5)
+
+
+def test_a_full_rank_gaussian_over_the_states_of_a_scan_is_exact():
+    fit = bbvi.fit(states_model, STATES, progress=False, num_starts=2)
+    assert fit.plan.guide == guides.FullRank()
+    moves = np.eye(5) - np.diag(np.full(4, 0.8), -1)
+    root = np.linalg.inv(moves)
+    mean, covariance = (root @ [1.0, 0, 0, 0, 0])[1:], (root @ root.T)[1:, 1:]
+    seen = dist.MultivariateNormal(mean, covariance + 0.25 * np.eye(4))
+    assert fit.elbo.value == pytest.approx(float(seen.log_prob(STATES["y"])), abs=0.01)

@@ -252,14 +252,18 @@ def prior_centre(
             lowest = fn.support.feasible_like(jnp.zeros(fn.shape()))
             return jnp.asarray(lowest, site.dtype)
         transform = biject_to(fn.support)
-        centres[site.name] = _finite_mean(fn, transform)
-        return transform(centres[site.name])
+        return transform(_finite_mean(fn, transform))
 
-    centres: Values = {}
     program = numpyro.handlers.substitute(analysis.model, substitute_fn=at_centre)
     with numpyro.handlers.block():
-        run(program, kwargs, jax.random.key(0), {})
-    return {name: centres[name] for name in names if name in centres}
+        trace = run(program, kwargs, jax.random.key(0), {})
+    return {name: _unconstrained(trace[name]) for name in names if name in trace}
+
+
+def _unconstrained(message: Mapping[str, Any]) -> Array:
+    """A traced value in unconstrained space, 0 where it lies on the boundary."""
+    value = biject_to(message["fn"].support).inv(message["value"])
+    return jnp.where(jnp.isfinite(value), value, 0.0)
 
 
 def _finite_mean(fn: Any, transform: Any) -> Array:
