@@ -59,7 +59,7 @@ def whole(plan: Plan) -> Plan:
         return plan
     full = analyze(
         with_full_plates(analysis.model, analysis),
-        {**analysis.arguments.static, **analysis.arguments.arrays},
+        analysis.arguments.join(analysis.arguments.arrays),
     )
     names = tuple(name for name in full.latents if name not in plan.marginalized)
     program = with_full_plates(plan.guide.program(full, names), analysis)

@@ -381,6 +381,7 @@ class Driver:
                 richer=advice(self.plan.analysis, self.plan.drawn, made_by),
                 num_modes=self.num_modes,
                 missing=missing,
+                points=self.plan.points,
                 note=self.plan.note,
             ),
             params=params,

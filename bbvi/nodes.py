@@ -124,12 +124,12 @@ def read_guide(
         }
         return nodes, read_parameters(trace)
 
-    static, shapes = analysis.arguments.static, analysis.arguments.shapes
+    arguments = analysis.arguments
     with watch:
-        nodes, parameters = trace_abstractly(program, static, reading, shapes)
+        nodes, parameters = trace_abstractly(program, arguments, reading)
         if parameters:  # again, so that a support that moves with them is seen to move
             values = {name: parameter.shape for name, parameter in parameters.items()}
-            nodes, _ = trace_abstractly(program, static, reading, shapes, values)
+            nodes, _ = trace_abstractly(program, arguments, reading, values)
     return _settle_supports(analysis, program, nodes, parameters), parameters
 
 

@@ -41,6 +41,7 @@ class Plan:
         jumps: Sites along which a log density of model or guide jumps, and where.
         num_particles: Draws of q in one gradient estimate.
         groups: How the sites that are summed out are summed.
+        points: Latents that have one value given the others in q, a `Delta`.
     """
 
     analysis: Analysis
@@ -54,6 +55,7 @@ class Plan:
     jumps: dict[str, Jump]
     num_particles: int
     groups: tuple[Group, ...] = ()
+    points: tuple[str, ...] = ()
     fingerprint: str = ""
 
     def sites_of(self, kind: type[Estimator]) -> tuple[str, ...]:
@@ -197,13 +199,11 @@ def make_plan(
     nodes: dict[str, Node] = {}
     parameters: dict[str, Parameter] = {}
     if isinstance(family, Custom):
-        nodes, parameters = read_guide(analysis, family.function)
+        nodes, parameters = read_guide(analysis, family.program(analysis, ()))
     choices, not_summed, groups = sum_out(analysis, nodes, overrides, problems)
     _raise_if(analysis, problems)
     names = tuple(name for name in analysis.latents if name not in choices)
-    guide_reason = "as given"
-    if family is None:
-        family, guide_reason = default_guide(analysis, names)
+    family, why = (family, "as given") if family else default_guide(analysis, names)
     problems += family.refusals(analysis, names)
     _raise_if(analysis, problems)
     program = family.program(analysis, names)
@@ -237,7 +237,7 @@ def make_plan(
     made = Plan(
         analysis=analysis,
         guide=family,
-        guide_reason=guide_reason,
+        guide_reason=why,
         choices={name: choices[name] for name in order},
         program=program,
         nodes=nodes,
@@ -246,9 +246,26 @@ def make_plan(
         jumps=jumps,
         num_particles=num_particles or 1,
         groups=groups,
+        points=_points(analysis, nodes, feeds),
         fingerprint=digest,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))
+
+
+def _points(
+    analysis: Analysis, nodes: Mapping[str, Node], feeds: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Latents that the guide draws from a `Delta` which no auxiliary draw moves."""
+    carriers: set[str] = set()
+    points = []
+    for name, node in nodes.items():
+        is_delta = node.factor == "Delta"
+        is_moved = any(name in feeds[other] for other in carriers)
+        if is_moved if is_delta else node.is_auxiliary:
+            carriers.add(name)
+        elif is_delta and name in analysis.latents:
+            points.append(name)
+    return tuple(points)
 
 
 def _unrelaxed(

@@ -230,12 +230,9 @@ class Fit:
     ) -> dict[str, NDArray[Any]]:
         plan = self.live.plan
         fitted = plan.analysis.arguments
-        new = {
-            n: np.asarray(x) if hasattr(x, "to_numpy") else x
-            for n, x in dict({} if data is None else data).items()
-        }
+        new = dict({} if data is None else data)
         arguments = read_arguments(
-            plan.analysis.model, {**fitted.static, **fitted.arrays, **new}
+            plan.analysis.model, {**fitted.join(fitted.arrays), **new}
         )
         key = jax.random.fold_in(read_key(seed, self.key), 1)
 

@@ -70,6 +70,7 @@ def judge(
     richer: str = "",
     num_modes: int = 1,
     missing: float = 0.0,
+    points: tuple[str, ...] = (),
     note: str = "",
 ) -> Verdict:
     """The verdict on a fit from its status and the importance ratios of its draws.
@@ -82,11 +83,20 @@ def judge(
         richer: What to try if the family cannot carry the posterior, a sentence.
         num_modes: Different places where starts ended with about the same bound.
         missing: Nats of evidence that draws of a wider q find and q's own do not.
+        points: Latents that have one value given the others in q.
         note: What the verdict says beside that, sentences.
 
     Returns:
         The verdict.
     """
+    if points and status is Status.CONVERGED:
+        found = Verdict(
+            Level.DO_NOT_TRUST,
+            f"q draws {', '.join(map(repr, points))} from a Delta, which has no "
+            f"spread, and the weights do not see that",
+            "Take the value as an estimate, or draw the site from a density.",
+        )
+        return replace(found, note=note)
     if missing and status is Status.CONVERGED and num_modes == 1:
         found = Verdict(
             Level.DO_NOT_TRUST,

@@ -280,6 +280,54 @@ def test_nested_arguments():
     assert set(found.arguments.arrays["data"]) == {"x", "y"}
 
 
+def test_numbers_beside_nested_arrays_stay_static():
+    def model(data):
+        z = sample("z", dist.Categorical(jnp.ones(3) / 3))
+        with numpyro.plate("rows", data["size"]):
+            sample("y", dist.Normal(data["means"][z], data["sd"]), obs=data["y"])
+
+    data = {"size": 3, "name": "rows", "sd": 0.5, "means": [0.0, 1.0, 2.0], "y": Y3}
+    arguments = bbvi.analyze(model, {"data": data}).arguments
+    leaves = jax.tree.leaves(arguments.arrays)
+    assert sorted(np.shape(x) for x in leaves) == [(), (3,), (3,)]
+    assert arguments.static["data"]["size"] == 3
+    assert arguments.static["data"]["name"] == "rows"
+    value, _ = bbvi.loss(plan := bbvi.plan(model, {"data": data}))(
+        plan.init(jax.random.key(0)), jax.random.key(1), {"data": data}
+    )
+    logs = dist.Normal(jnp.arange(3.0), 0.5).log_prob(Y3[:, None]).sum(0)
+    exact = jax.nn.logsumexp(logs) - jnp.log(3.0)
+    np.testing.assert_allclose(-value, exact, rtol=1e-5)
+
+
+def test_bad_values_beside_static_ones_are_found():
+    def model(data):
+        sample("y", dist.Normal(sample("mu", dist.Normal(0, 1)), 1), obs=data["y"])
+
+    data = {"size": 3, "y": np.array([0.0, np.nan])}
+    raises(model, {"data": data}, "argument 'data' has 1 values that are NaN")
+
+
+def test_columns_are_arrays():
+    column = pd.Series(Y3, index=[5, 6, 7])
+    arrays = bbvi.analyze(rows, {"y": column}).arguments.arrays
+    assert isinstance(arrays["y"], np.ndarray)
+
+
+def test_a_masked_array_would_lose_its_mask():
+    message = raises(rows, {"y": np.ma.masked_less(Y3, 0.5)}, "'y' is a masked array")
+    assert "numpyro.handlers.mask" in message
+
+
+def test_arguments_without_a_name():
+    def model(x, /, *more):
+        sample("y", dist.Normal(sample("mu", dist.Normal(0, 1)), 1), obs=x)
+
+    message = raises(model, (1.0,), r"takes \(x, /, \*more\)", TypeError)
+    assert "'x' can only be passed by position" in message
+    assert "'more'" in message
+
+
 def test_prints():
     text = repr(bbvi.analyze(rows, {"y": Y3}))
     assert text.startswith("Analysis of rows\n")

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+from numpyro.infer.autoguide import AutoMultivariateNormal
 
 import bbvi
 from bbvi.optimize.progress import Progress
@@ -100,6 +101,17 @@ def wrong_place_guide(x, y):
     sample("b", dist.Normal(0.0, param("b.scale", 0.1, constraint=scale)))
 
 
+def point_guide(x, y):
+    sample("a", dist.Delta(param("a.loc", 0.0)))
+    sample("b", dist.Delta(param("b.loc", 0.0)))
+
+
+def tied_guide(x, y):
+    scale = param("a.scale", 0.1, constraint=dist.constraints.positive)
+    a = sample("a", dist.Normal(param("a.loc", 0.0), scale))
+    sample("b", dist.Delta(a + param("b.loc", 0.0)))
+
+
 class Interrupting(Progress):
     """A display that is interrupted after some steps, as by Ctrl-C."""
 
@@ -161,10 +173,15 @@ TRAPS = {
         ),
     ),
     "a guide too narrow": lambda: fit(line, LINE, guide=narrow_guide),
+    "a guide of points": lambda: fit(line, LINE, guide=point_guide),
+    "a guide that ties one site to another": lambda: fit(line, LINE, guide=tied_guide),
     "a guide in the wrong place": lambda: fit(line, LINE, guide=wrong_place_guide),
 }
 BENIGN = {
     "line": lambda: fit(line, LINE),
+    "line, an AutoGuide of one draw": lambda: fit(
+        line, LINE, guide=AutoMultivariateNormal(line)
+    ),
     "line, minibatches": lambda: fit(line, {**LINE, "batch": 10}),
     "collinear columns": lambda: fit(collinear, DOUBLED),
     "correlated": lambda: fit(correlated),

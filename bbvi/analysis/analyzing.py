@@ -194,14 +194,13 @@ def _read_model(
         return sites, read_plates(trace), read_parameters(trace)
 
     observed: dict[str, str] = {}
-    static, shapes = arguments.static, arguments.shapes
-    sites, plates, parameters = trace_abstractly(model, static, reading, shapes)
+    sites, plates, parameters = trace_abstractly(model, arguments, reading)
     if parameters:  # again, so that a support that moves with them is seen to move
         problems.clear()
         unsettled.clear()
         values = {name: parameter.shape for name, parameter in parameters.items()}
         problems.extend(moving_constraints(parameters))
-        sites, plates, _ = trace_abstractly(model, static, reading, shapes, values)
+        sites, plates, _ = trace_abstractly(model, arguments, reading, values)
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise ValueError(f"{name_of(model)} cannot be fitted:\n{lines}")

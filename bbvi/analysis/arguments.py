@@ -24,6 +24,8 @@ class Arguments:
         arrays: Pytrees of NumPy arrays, or of `jax.ShapeDtypeStruct` where only the
             shapes are known; arguments of the compiled program.
         static: Everything else (ints, strings, None, objects); part of the program.
+
+    An argument that holds both is in both, each with None where the other has a leaf.
     """
 
     arrays: dict[str, Any]
@@ -31,8 +33,24 @@ class Arguments:
 
     def bind(self, data: Data) -> dict[str, Any]:
         """Keyword arguments of the model, its arrays taken from ``data``, as JAX's."""
+
+        def as_jax(own: Any, given: Any) -> Any:
+            return None if own is None else jnp.asarray(given)
+
         arrays = {name: data[name] for name in self.arrays}
-        return {**self.static, **jax.tree.map(jnp.asarray, arrays)}
+        return self.join(jax.tree.map(as_jax, self.arrays, arrays, is_leaf=_is_none))
+
+    def join(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the model from ``arrays``, and from what is static."""
+
+        def first(given: Any, own: Any) -> Any:
+            return own if given is None else given
+
+        joined = {**self.static, **arrays}
+        for name in arrays.keys() & self.static.keys():
+            own = self.static[name]
+            joined[name] = jax.tree.map(first, arrays[name], own, is_leaf=_is_none)
+        return joined
 
     @property
     def has_values(self) -> bool:
@@ -66,17 +84,18 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     named = _by_name(model, data)
     arrays, static, problems = {}, {}, []
     for name, value in named.items():
-        value = np.asarray(value) if type(value) is float else _list_to_array(value)
+        value = jax.tree.map(_to_array, value, is_leaf=lambda x: isinstance(x, list))
         leaves = jax.tree.leaves(value)
+        own = jax.tree.map(lambda x: x if _is_array(x) else None, value)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):
             problems.append(f"argument {name!r} is a JAX tracer: call outside of jit")
-        elif leaves and all(
-            isinstance(x, (np.ndarray, np.generic, jax.Array)) for x in leaves
-        ):
-            arrays[name] = jax.tree.map(_canonical, value)
-            problems += _bad_values(name, value)
-        else:
-            static[name] = value
+            continue
+        if any(map(_is_array, leaves)):
+            problems += _bad_values(name, own)
+            arrays[name] = jax.tree.map(_canonical, own)
+        if not leaves or not all(map(_is_array, leaves)):
+            rest = jax.tree.map(lambda x: None if _is_array(x) else x, value)
+            static[name] = rest
     if problems:
         raise ValueError(_report("the data cannot be used", problems))
     return Arguments(arrays, static)
@@ -89,6 +108,13 @@ def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
         for name, p in signature.parameters.items()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+    unnamed = [
+        f"argument {name!r} can only be passed by position: give it a name"
+        for name, p in signature.parameters.items()
+        if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)
+    ]
+    if unnamed:
+        raise TypeError(_report(f"the model takes {signature}", unnamed))
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if data is None:
         data = {}
@@ -128,8 +154,20 @@ def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
     return dict(data)
 
 
-def _list_to_array(value: Any) -> Any:
-    """A (nested) list of numbers becomes an array, as it comes from JSON."""
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, jax.Array))
+
+
+def _to_array(value: Any) -> Any:
+    """Floats, (nested) lists of numbers as in JSON, and columns become arrays."""
+    if type(value) is float:
+        return np.asarray(value)
+    if hasattr(value, "to_numpy") and not hasattr(value, "columns"):
+        return value.to_numpy()
     if not isinstance(value, list) or not value:
         return value
     try:
@@ -149,6 +187,11 @@ def _canonical(value: Any) -> Any:
 def _bad_values(name: str, value: Any) -> list[str]:
     problems = []
     for leaf in jax.tree.leaves(value):
+        if np.ma.is_masked(leaf):
+            problems.append(
+                f"argument {name!r} is a masked array, whose mask would be lost: pass "
+                f"x.filled(0), and ~x.mask to numpyro.handlers.mask"
+            )
         array = np.asarray(leaf)
         if array.dtype.kind not in "biufc":
             problems.append(

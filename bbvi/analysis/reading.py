@@ -22,6 +22,7 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.distribution import MaskedDistribution
 
+from bbvi.analysis.arguments import Arguments
 from bbvi.analysis.structure import Parameter, Plate, Site, name_of
 from bbvi.analysis.tracing import Trace, has_atoms, kind_of, run, unwrap
 
@@ -84,18 +85,16 @@ def read_plates(trace: Trace) -> dict[str, Plate]:
 
 def trace_abstractly(
     program: Callable[..., Any],
-    kwargs: Mapping[str, Any],
+    arguments: Arguments,
     reading: Callable[[Trace, Any], Any],
-    arrays: Any,
     values: Mapping[str, Any] | None = None,
 ) -> Any:
     """``reading(trace, arrays)`` of a program run on tracers, with errors explained.
 
     Args:
         program: Model or guide.
-        kwargs: Its static arguments.
-        reading: Takes the trace and the tracers of ``arrays``.
-        arrays: Abstract array arguments.
+        arguments: Its arguments, of which the arrays are abstract.
+        reading: Takes the trace and the tracers of the arrays.
         values: Abstract values of sites.
 
     Returns:
@@ -105,10 +104,11 @@ def trace_abstractly(
         ValueError: The program cannot be traced; says why and where.
     """
     found = []
+    arrays = arguments.shapes
 
     def wrapped(arrays: Any, values: Any) -> None:
         drawn = draw_improper(program)
-        trace = run(drawn, {**kwargs, **arrays}, jax.random.key(0), values)
+        trace = run(drawn, arguments.join(arrays), jax.random.key(0), values)
         found.append(reading(trace, arrays))
 
     try:

@@ -257,7 +257,8 @@ def prior_centre(
     program = numpyro.handlers.substitute(analysis.model, substitute_fn=at_centre)
     with numpyro.handlers.block():
         trace = run(program, kwargs, jax.random.key(0), {})
-    return {name: _unconstrained(trace[name]) for name in names if name in trace}
+    kept = [n for n in names if n in trace and not analysis.sites[n].is_discrete]
+    return {name: _unconstrained(trace[name]) for name in kept}
 
 
 def _unconstrained(message: Mapping[str, Any]) -> Array:

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpyro
+from numpyro.infer.autoguide import AutoGuide
+
 from bbvi.analysis import Analysis
 from bbvi.analysis.structure import name_of
 from bbvi.guides.base import Guide
@@ -17,7 +20,8 @@ class Custom(Guide):
     statement for every latent of the model but the finite ones that it leaves to bbvi,
     which are summed out; sites of its own are marked
     ``infer={"is_auxiliary": True}``. Its plates and scales are its own: local sites
-    of a subsampled plate stand inside the same plate, as in the model.
+    of a subsampled plate stand inside the same plate, as in the model. NumPyro's
+    AutoGuides are such functions.
 
     Args:
         function: The guide.
@@ -40,4 +44,9 @@ class Custom(Guide):
         return []
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        return self.function
+        given, arguments = self.function, analysis.arguments
+        if isinstance(given, AutoGuide) and given.prototype_trace is None:
+            # Its first run keeps values, which inside a trace would be tracers.
+            with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+                given(**arguments.bind(arguments.arrays))
+        return given

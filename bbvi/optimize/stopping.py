@@ -77,6 +77,7 @@ class Plateaus:
             if size >= self.min_chunks:
                 means = np.stack(self.means[-size:])
                 rhat = split_rhat(means, np.stack(self.variances[-size:]), self.size)
+                rhat = np.minimum(rhat, 1e6)  # infinite where iterates moved once
                 if not rhat.size or np.quantile(rhat, self.quantile) <= self.threshold:
                     return size
         return None
