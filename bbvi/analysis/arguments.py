@@ -84,6 +84,7 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     named = _by_name(model, data)
     arrays, static, problems = {}, {}, []
     for name, value in named.items():
+        value = np.asarray(value) if type(value) is float else value
         value = jax.tree.map(_to_array, value, is_leaf=lambda x: isinstance(x, list))
         leaves = jax.tree.leaves(value)
         own = jax.tree.map(lambda x: x if _is_array(x) else None, value)
@@ -163,9 +164,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _to_array(value: Any) -> Any:
-    """Floats, (nested) lists of numbers as in JSON, and columns become arrays."""
-    if type(value) is float:
-        return np.asarray(value)
+    """(Nested) lists of numbers as in JSON, and columns, become arrays."""
     if hasattr(value, "to_numpy") and not hasattr(value, "columns"):
         return value.to_numpy()
     if not isinstance(value, list) or not value:
