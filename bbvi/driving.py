@@ -44,14 +44,14 @@ FIRST = 2**16
 """Number of the first step; the draws that candidates are compared on come before."""
 EXPLORING = 2**30
 """Number of the first step of exploring."""
-NUM_RIVALS = 3
-"""Other starts that are compared with the one that was followed."""
+ALL_CHUNKS = 60
+"""Chunks after which no more starts are compared with the one that was followed."""
 CLIMBED = 2_000
 """Number of the first chunk around a mode, among those of exploring."""
 BEHIND = 50.0
 """Nats by which a rival may lag after exploring."""
 RIVAL_CHUNKS = 20
-"""Chunks in which a rival may still come to the same place."""
+"""Chunks in which one of them may still come to the same place."""
 APART = 3.0
 """Distance between two places, see `Guide.distance`."""
 CLOSE = 5.0
@@ -102,6 +102,7 @@ class Driver:
     start_elbos: Any = None
     rivals: list[State] = field(default_factory=list)
     num_modes: int = 1
+    num_followed: int = 0
     start: State | None = None
     path: tuple[str, ...] = ()
 
@@ -134,11 +135,10 @@ class Driver:
         if not np.isfinite(elbos).any():
             state = self._screen()[0][0]
             raise ValueError(no_start(self.plan, self._first_bad(state)))
-        order = np.argsort(elbos)[::-1]
+        best, *others = np.argsort(elbos)[::-1]
         if explores:
-            near = [i for i in order[1:] if elbos[i] > elbos[order[0]] - BEHIND]
-            self.rivals = [each[i] for i in near[:NUM_RIVALS]]
-        self._last = each[order[0]]
+            self.rivals = [each[i] for i in others if elbos[i] > elbos[best] - BEHIND]
+        self._last = each[best]
         return self._last
 
     def _screen(self) -> tuple[list[State], Any]:
@@ -207,7 +207,8 @@ class Driver:
         modes = [self.best]
         rivals, self.rivals = self.rivals, []
         for number, rival in enumerate(rivals):
-            found = self._follow(rival, number, modes)
+            is_spent = self.num_followed >= ALL_CHUNKS
+            found = None if is_spent else self._follow(rival, modes)
             if found is None:
                 continue
             if found.elbo > self.best.elbo + 1.0:
@@ -225,23 +226,22 @@ class Driver:
         self.num_modes = len(modes)
         return state, status
 
-    def _follow(
-        self, state: State, number: int, modes: list[_Candidate]
-    ) -> _Candidate | None:
+    def _follow(self, state: State, modes: list[_Candidate]) -> _Candidate | None:
         """Where a rival ends if it does not come to a mode that is known."""
         rate = np.float32(RATE if self.limits.lowers else 1.0)
         params = self._tree(state.params)
         distance = self.plan.guide.distance
-        for index in range(RIVAL_CHUNKS):
+        for _ in range(RIVAL_CHUNKS):
             if min(distance(mode.params, params) for mode in modes) < APART:
                 return None
-            before = 2 * CLIMBED + RIVAL_CHUNKS * number + index
+            before = 2 * CLIMBED + self.num_followed
             first = np.uint32(EXPLORING + self.size * before)
             state, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
             if not is_finite(seen):
                 return None
             params = self._tree(seen.mean)
+            self.num_followed += 1
             if self._is_late():
                 return None
         return self._measure(params)

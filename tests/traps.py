@@ -68,6 +68,14 @@ def switching(y):
         sample("y", parts, obs=y)
 
 
+def few_see_it():
+    """Near 0 lies a mode with three quarters, and few starts come to the other."""
+    z = sample("z", dist.Normal(0.0, 5.0))
+    first = jnp.log(0.75) + dist.Normal(0.0, 0.2).log_prob(z)
+    second = jnp.log(0.25) + dist.Normal(2.0, 0.2).log_prob(z)
+    numpyro.factor("modes", jnp.logaddexp(first, second))
+
+
 def banana():
     x = sample("x", dist.Normal(0.0, 1.5))
     sample("y", dist.Normal(x**2, 0.2))
@@ -152,6 +160,7 @@ TRAPS = {
     "two equal modes": lambda: fit(two_modes()),
     "two modes, 9 to 1": lambda: fit(two_modes(0.1)),
     "a mode that no start finds": lambda: fit(two_modes(0.1, -3.0, 25.0)),
+    "a mode that one start of eight finds": lambda: fit(few_see_it, seed=3),
     "the better mode is far": lambda: fit(two_modes(0.3, 0.0, 15.0)),
     "signs": lambda: fit(product, {"y": f(4.0)[0]}),
     "labels switch": lambda: fit(
