@@ -281,10 +281,11 @@ def test_the_table_of_rewards():
 
     found = bbvi.expectation(program)
     params = found.init(jax.random.key(0))
-    (value, _), slope = jax.value_and_grad(found, has_aux=True)(
-        params, jax.random.key(1)
-    )
-    assert value == pytest.approx(5.0), "the expectation, not a loss"
+    (_, _), slope = jax.value_and_grad(found, has_aux=True)(params, jax.random.key(1))
+    keys = jax.random.split(jax.random.key(1), 2_000)
+    values = jax.vmap(lambda key: found(params, key)[0])(keys)
+    error = values.std() / 2_000**0.5
+    assert abs(values.mean() - 5.0) < 5 * error, "the expectation, not a loss"
     np.testing.assert_allclose(slope["logits"], [2.5, -2.5], rtol=1e-6)
     assert found.choices["action"].estimator == Local
 

@@ -196,6 +196,6 @@ BENIGN = {
     "correlated": lambda: fit(correlated),
     "funnel": lambda: fit(funnel),
     "one normal": lambda: fit(lambda: sample("z", dist.Normal(3.0, 0.2))),
-    "beta": lambda: fit(lambda: sample("z", dist.Beta(3.0, 5.0))),
+    "beta": lambda: fit(lambda: sample("z", dist.Beta(30.0, 50.0))),
     "an indicator": lambda: fit(exclusive, {"y": f(1.9)[0]}),
 }
