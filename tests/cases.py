@@ -32,6 +32,7 @@ sample, param = numpyro.sample, numpyro.param
 Marginalized = estimators.Marginalized()
 Local = estimators.LocalExpectation()
 Score = estimators.ScoreFunction(estimators.LeaveOneOut())
+Averaged = estimators.ScoreFunction(estimators.RunningAverage())
 ScoreOfChoice = estimators.ScoreFunction()
 Antithetic = estimators.ScoreFunction(control_variate=estimators.Antithetic())
 Scaled = estimators.ScoreFunction(control_variate=estimators.OptimalScale())
@@ -1128,7 +1129,7 @@ def by(case, **estimators_):
 # {id: case}: every estimator in every situation that it supports.
 GRADIENTS: dict[str, Case] = {
     "scalar, local": by(SCALAR, z=Local),
-    "scalar, score of 1": by(SCALAR, z=Score).but(num_particles=1),
+    "scalar, score of 1": by(SCALAR, z=Averaged).but(num_particles=1),
     "scalar, score of 2": by(SCALAR, z=Score).but(num_particles=2),
     "scalar, score of 4": by(SCALAR, z=Score),
     "scalar, summed out": SCALAR.but(summed=("z",)),
@@ -1141,7 +1142,7 @@ GRADIENTS: dict[str, Case] = {
     "poisson": POISSON.but(samples=30_000),
     "poisson, score of 2": POISSON.but(num_particles=2, samples=40_000),
     "plate, local": by(PLATE, z=Local),
-    "plate, score of 1": by(PLATE, z=Score).but(num_particles=1),
+    "plate, score of 1": by(PLATE, z=Averaged).but(num_particles=1),
     "plate, score of 4": by(PLATE, z=Score),
     "plate, summed out": PLATE.but(summed=("z",)),
     "nested, local": by(NESTED, a=Local, b=Local),
@@ -1155,7 +1156,7 @@ GRADIENTS: dict[str, Case] = {
     "event, local": by(EVENT, z=Local),
     "event, score": by(EVENT, z=Score),
     "scan, local": by(SCAN, z=Local),
-    "scan, score of 1": by(SCAN, z=Score).but(num_particles=1, samples=40_000),
+    "scan, score of 1": by(SCAN, z=Averaged).but(num_particles=1, samples=40_000),
     "scan, summed out": SCAN.but(summed=("z",)),
     "scan, score of 2": by(SCAN, z=Score).but(num_particles=2),
     "loop, local": by(LOOP, z0=Local, z1=Local, z2=Local),
@@ -1166,7 +1167,7 @@ GRADIENTS: dict[str, Case] = {
     "autoregressive scan": AUTOREGRESSIVE_SCAN,
     "scale 2, local": by(scaled_case(2.0), z=Local),
     "scale 2, score": by(scaled_case(2.0), z=Score),
-    "scale 0.1, score of 1": by(scaled_case(0.1), z=Score).but(num_particles=1),
+    "scale 0.1, score of 1": by(scaled_case(0.1), z=Averaged).but(num_particles=1),
     "mask, local": by(MASKED, z=Local),
     "mask, score": by(MASKED, z=Score),
     "mask in a written guide, local": by(MASKED, z=Local).but(family=None),
@@ -1214,7 +1215,7 @@ GRADIENTS: dict[str, Case] = {
     "normal, score": by(NORMAL, mu=Score),
     "positive, pathwise": POSITIVE.but(samples=30_000),
     "positive, sticking the landing": by(POSITIVE, mu=Landing).but(samples=30_000),
-    "positive, score": by(POSITIVE, mu=Score).but(samples=60_000),
+    "positive, score": by(POSITIVE, mu=Score).but(samples=80_000),
     "gamma, pathwise": GAMMA,
     "gamma, sticking the landing": by(GAMMA, mu=Landing),
     "gamma, score": by(GAMMA, mu=Score),
