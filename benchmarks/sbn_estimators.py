@@ -20,7 +20,7 @@ from benchmarks._report import Figure, Row
 from benchmarks._timing import attempt, build_steps, interleave
 
 NAME = "sbn_estimators"
-NUM_PARTICLES, NUM_STEPS, RATE, NUM_GRADIENTS = 4, 1_500, 3e-3, 200
+NUM_PARTICLES, NUM_STEPS, RATE, NUM_GRADIENTS = 4, 1_500, 3e-3, 50
 TARGET = 1.05
 DEFAULT = "Antithetic"
 Params = dict[str, jax.Array]
