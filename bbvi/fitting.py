@@ -163,6 +163,7 @@ def _richer_driver(
         plateaus=Plateaus(driver.size),
         start=None,
         best=None,
+        num_followed=0,
         rows=list(driver.rows),
         snr=list(driver.snr),
         path=found.history.path,
