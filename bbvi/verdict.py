@@ -89,23 +89,23 @@ def judge(
     Returns:
         The verdict.
     """
-    if points and status is Status.CONVERGED:
+    is_converged = status is Status.CONVERGED
+    if is_converged and points:
         found = Verdict(
             Level.DO_NOT_TRUST,
             f"q draws {', '.join(map(repr, points))} from a Delta, which has no "
             f"spread, and the weights do not see that",
             "Take the value as an estimate, or draw the site from a density.",
         )
-        return replace(found, note=note)
-    if missing and status is Status.CONVERGED and num_modes == 1:
+    elif is_converged and missing and num_modes == 1:
         found = Verdict(
             Level.DO_NOT_TRUST,
             f"wider draws see {missing:.1f} nats more evidence than its own, of which "
             f"it holds {np.exp(-missing):.0%}",
             "Another mode, or a tail: compare fits by seed, or start elsewhere.",
         )
-        return replace(found, note=note)
-    found = _judged(status, bound, weights, num_draws, richer, num_modes)
+    else:
+        found = _judged(status, bound, weights, num_draws, richer, num_modes)
     return replace(found, note=note)
 
 

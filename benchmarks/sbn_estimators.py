@@ -28,6 +28,10 @@ Params = dict[str, jax.Array]
 
 def run(repeats: int = 5) -> list[Row]:
     """Variances, and bounds at equal time."""
+    import bbvi
+
+    default = bbvi.plan(_sbn.model, _sbn.data(), guide=_sbn.guide).choices["z"]
+    assert DEFAULT in repr(default.estimator)
     losses = {name: loss_of(name) for name in names()}
     micros = interleave(
         {
@@ -75,8 +79,6 @@ def loss_of(name: str) -> Any:
     asked = getattr(estimators, name)(*given)
     if not isinstance(asked, estimators.Estimator):
         asked = estimators.ScoreFunction(control_variate=asked)
-    default = bbvi.plan(_sbn.model, _sbn.data(), guide=_sbn.guide)
-    assert DEFAULT in repr(default.choices["z"].estimator)
     return bbvi.loss(
         bbvi.plan(
             _sbn.model,

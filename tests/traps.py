@@ -197,5 +197,6 @@ BENIGN = {
     "funnel": lambda: fit(funnel),
     "one normal": lambda: fit(lambda: sample("z", dist.Normal(3.0, 0.2))),
     "beta": lambda: fit(lambda: sample("z", dist.Beta(30.0, 50.0))),
+    "beta, few counts": lambda: fit(lambda: sample("z", dist.Beta(3.0, 5.0))),
     "an indicator": lambda: fit(exclusive, {"y": f(1.9)[0]}),
 }
