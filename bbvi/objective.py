@@ -50,7 +50,6 @@ class Info(NamedTuple):
 
 
 class _Particle(NamedTuple):
-    elbo: Array
     surrogate: Array
     terms: Costs
     scored: dict[str, Scored]
@@ -108,10 +107,11 @@ class Objective:
             seen = jax.vmap(particle)(keys, uniforms(plan, key))
         surrogate = jnp.mean(seen.surrogate)
         surrogate += score_surrogate(plan, seen.scored, baselines, kwargs, given)
-        elbo = jnp.mean(seen.elbo)
+        terms = {n: jnp.sum(t) / plan.num_particles for n, t in seen.terms.items()}
+        elbo = sum(terms.values(), start=jnp.zeros(()))
         value = -(elbo + (surrogate - stop_gradient(surrogate)))
         costs = {name: scored.cost for name, scored in seen.scored.items()}
-        info = Info(elbo, _mean(seen.terms), _mean(costs))
+        info = Info(elbo, terms, _mean(costs))
         return value, stop_gradient(info)
 
 
@@ -191,9 +191,7 @@ def _run_particle(
     for name in plan.nodes:
         terms[GUIDE_TERM.format(name)] = _guide_term(drawn, name, landing)
     seen = {name: scored_site(drawn, name, terms) for name in scored}
-    sums = {name: jnp.sum(term) for name, term in terms.items()}
-    elbo = sum(sums.values(), start=jnp.zeros(()))
-    return _Particle(elbo, surrogate, sums, seen)
+    return _Particle(surrogate, terms, seen)
 
 
 def _landing(

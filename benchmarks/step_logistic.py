@@ -22,7 +22,7 @@ LogLik = Callable[[jax.Array, jax.Array], jax.Array]
 NUM_ROWS, NUM_COLUMNS, NUM_PARTICLES, NUM_STEPS = 10_000, 20, 8, 200
 
 
-def run(repeats: int = 21) -> list[Row]:
+def run(repeats: int = 61) -> list[Row]:
     """Microseconds a step."""
     builders = {
         "bbvi.loss": build_ours,

@@ -634,6 +634,9 @@ def test_the_density_of_zeros_and_ones_is_numpyros_at_every_logit():
         exact = value - jax.nn.sigmoid(logits)
         np.testing.assert_allclose(slope[1:-1], exact[1:-1], atol=1e-6)
         assert np.isfinite(slope).all()
+        curvature = jax.grad(lambda x, f=ours: jax.grad(lambda t: f(t).sum())(x).sum())
+        exact = -jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
+        np.testing.assert_allclose(curvature(logits), exact, rtol=1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("wrap", [lambda d: d.to_event(1), lambda d: d.expand([2, 3])])

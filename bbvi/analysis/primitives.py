@@ -45,6 +45,7 @@ CALLS = frozenset(_CALLS.split())
 
 _JAX, _NUMPYRO = (Path(module.__file__).parent for module in (jax, numpyro))
 _LIBRARIES = (f"{_JAX}/", f"{_NUMPYRO}/")
+_OWN = f"{Path(__file__).parents[1]}/"
 _GUARDS = tuple(
     str(_JAX / "_src" / part)
     for part in (
@@ -78,6 +79,11 @@ def has_cut(eqn: Any) -> bool:
 def is_library(jaxpr: Any) -> bool:
     """Whether a jaxpr is a function of JAX or NumPyro."""
     return _source(jaxpr)[1].startswith(_LIBRARIES)
+
+
+def is_trusted(jaxpr: Any) -> bool:
+    """Whether a function with a derivative rule is of JAX, NumPyro or this package."""
+    return _source(jaxpr)[1].startswith((*_LIBRARIES, _OWN))
 
 
 def is_guarded(jaxpr: Any) -> bool:

@@ -37,6 +37,7 @@ from bbvi.analysis.primitives import (
     is_continuous,
     is_guarded,
     is_library,
+    is_trusted,
 )
 
 FLIPS, HIDES, STOPS = "flips", "hides", "stops"
@@ -314,11 +315,11 @@ def _calls(walk: _Walk, eqn: Any, flows: Sequence[Flow], where: _Where) -> list[
 
 
 def _custom(walk: _Walk, eqn: Any, flows: Sequence[Flow], where: _Where) -> list[Flow]:
-    """A derivative rule: trusted in JAX and NumPyro, else compared with the values."""
+    """A derivative rule: a library's and our own are trusted, others are compared."""
     inner = inner_of(eqn)
     if inner is None:
         return _stops(walk, eqn, flows, where)
-    if is_library(inner):
+    if is_trusted(inner):
         return _continuous(walk, eqn, flows, where)
     outs = walk.through(inner, flows, where.at(0)._replace(is_ruled=True))
     bit = walk.bit(eqn, HIDES, _united(flows).inputs, where)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from numpyro import handlers
 from numpyro.distributions import (
     BernoulliLogits,
@@ -121,6 +123,25 @@ def unmask(distribution: Distribution) -> Distribution:
     return distribution
 
 
+@jax.custom_jvp
+def _tail(logits: Array) -> Array:
+    r"""$\log(1 + e^{-|l|})$.
+
+    Its derivative at 0, where it has a kink, is the mean of those on either side; the
+    second one is that on either side.
+    """
+    return jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+@_tail.defjvp
+def _tail_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (logits,), (tangent,) = primals, tangents
+    far = jnp.exp(-jnp.abs(logits))
+    slope = far / (1 + far)
+    half = lax.select(logits == 0, jnp.full_like(slope, 0.5), jnp.zeros_like(slope))
+    return jnp.log1p(far), tangent * (lax.select(logits >= 0, -slope, slope) + half)
+
+
 class _Binary(BernoulliLogits):
     r"""A Bernoulli whose value is 0 or 1 and is not differentiated.
 
@@ -132,7 +153,7 @@ class _Binary(BernoulliLogits):
         logits = jnp.asarray(self.logits, jnp.result_type(self.logits, float))
         sign = jnp.where(value == 1, 1.0, jnp.where(value == 0, -1.0, jnp.nan))
         nearer = jnp.minimum(sign.astype(logits.dtype) * logits, 0)
-        return nearer - jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))
+        return nearer - _tail(logits)
 
 
 def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
