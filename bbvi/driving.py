@@ -103,12 +103,13 @@ class Driver:
     rivals: list[State] = field(default_factory=list)
     num_modes: int = 1
     num_followed: int = 0
+    moved: Any = False
     start: State | None = None
     path: tuple[str, ...] = ()
 
     def run(self) -> Fit:
         """Fit, and judge the answer."""
-        self.rate = RATE if self.limits.lowers else 1.0
+        self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
         state = self._start()
         self.limits.progress.start(self.limits.max_steps)
         status = Status.INTERRUPTED
@@ -149,8 +150,7 @@ class Driver:
         return each, np.asarray(elbos, np.float64)
 
     def _separate(self, states: State) -> list[State]:
-        states = jax.device_get(states)
-        count = self.limits.num_starts
+        states, count = jax.device_get(states), self.limits.num_starts
         return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
 
     def _explore(self) -> tuple[list[State], Any]:
@@ -203,8 +203,7 @@ class Driver:
 
         A better one is followed in turn; one about as good is another mode.
         """
-        status = Status.CONVERGED
-        modes = [self.best]
+        status, modes = Status.CONVERGED, [self.best]
         rivals, self.rivals = self.rivals, []
         for number, rival in enumerate(rivals):
             is_spent = self.num_followed >= ALL_CHUNKS
@@ -229,10 +228,11 @@ class Driver:
     def _follow(self, state: State, modes: list[_Candidate]) -> _Candidate | None:
         """Where a rival ends if it does not come to a mode that is known."""
         rate = np.float32(RATE if self.limits.lowers else 1.0)
+        still = flat(modes[0].params)  # of elements without a gradient, as masked ones
+        state = state._replace(params=np.where(self.moved, state.params, still))
         params = self._tree(state.params)
-        distance = self.plan.guide.distance
         for _ in range(RIVAL_CHUNKS):
-            if min(distance(mode.params, params) for mode in modes) < APART:
+            if min(self.plan.guide.distance(m.params, params) for m in modes) < APART:
                 return None
             before = 2 * CLIMBED + self.num_followed
             first = np.uint32(EXPLORING + self.size * before)
@@ -285,6 +285,7 @@ class Driver:
     def _note_chunk(self, seen: Seen) -> None:
         bound = float(np.mean(seen.elbos, dtype=np.float64))
         self.rows.append((self.steps, bound, self.rate))
+        self.moved |= seen.gradient_square != 0
         total, square = self._tree(seen.gradient_sum), self._tree(seen.gradient_square)
         self.snr.append(signal(total, square, self.size))
         self.limits.progress.update(self.steps, bound, self.rate)

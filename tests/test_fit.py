@@ -522,6 +522,25 @@ def test_everything_discrete_is_exact():
 # Options.
 
 
+def test_what_was_not_seen_is_imputed_and_what_was_seen_is_no_second_mode():
+    """Elements that a mask hides have no gradient: starts leave them where they are."""
+    seen = np.array([1, 0, 1, 1, 1, 1, 1], bool)
+    y = np.array([1.0, 0.0, 2.5, 1.5, 0.5, 2.0, 3.0], np.float32)
+
+    def model(y, seen):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        with numpyro.plate("rows", 7):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y, obs_mask=seen)
+
+    fit = bbvi.fit(model, {"y": y, "seen": seen}, **QUIET)
+    assert fit.verdict.level is bbvi.Level.REWEIGHT, fit.verdict
+    draws = fit.draws(4_000, reweighted=True)
+    precision = 1 / 4 + 6
+    assert_moments(draws["mu"], 10.5 / precision, precision**-0.5)
+    assert_moments(draws["y"][:, 1], 10.5 / precision, (1 + 1 / precision) ** 0.5)
+    np.testing.assert_allclose(draws["y"][:, seen], np.tile(y[seen], (4_000, 1)))
+
+
 def test_own_optimizer_keeps_its_learning_rate():
     fit = bbvi.fit(normal_model, normal_data(), optimizer=optax.adam(0.03), **QUIET)
     mean, covariance, _ = normal_answer(**normal_data())
