@@ -94,7 +94,7 @@ def sum_out(
     asked = {n for n, e in overrides.items() if type(e) is Marginalized}
     situations = {}
     for name, site in analysis.latents.items():
-        scales = {analysis.sites[term].scale for term in analysis.children(name)}
+        scales = {analysis.plate_scale(term) for term in analysis.children(name)}
         factor = "the guide's own" if name in drawn and name not in asked else ""
         bounded = tuple(n for n, on in analysis.bounds.items() if name in on)
         situations[name] = Situation(

@@ -60,8 +60,8 @@ def linear_response(
         ``{a: {b: (*a.shape, *b.shape)}}`` of the continuous latents, constrained.
 
     Raises:
-        ValueError: Another family, sites of q that are not pathwise, scales or masks,
-            too many dimensions, or a Hessian that is not positive definite.
+        ValueError: Another family, sites of q that are not pathwise, masks, too many
+            dimensions, or a Hessian that is not positive definite.
 
     References:
         Giordano, Broderick and Jordan (2018), Covariances, robustness, and variational
@@ -130,10 +130,10 @@ def _refuse(plan: Plan, dim: int) -> None:
                 f"{site.describe} has {choice.estimator!r}, and linear response needs "
                 f"a bound that is differentiated through its draws: {remedy}"
             )
-        if site.is_masked or site.scale != 1.0:
+        if site.is_masked:
             raise ValueError(
-                f"{site.describe} is masked or scaled, so the bound is not that of a "
-                f"posterior: {remedy}"
+                f"{site.describe} is masked, so the bound is not that of a posterior: "
+                f"{remedy}"
             )
     if not 0 < dim <= MAX_DIM:
         raise ValueError(

@@ -17,7 +17,7 @@ from numpyro.distributions.distribution import MaskedDistribution
 
 from bbvi._keys import beside
 from bbvi._types import BATCH_STREAM, MODEL_STREAM, Array, Data, Key, Params, Values
-from bbvi.analysis.tracing import Trace, run, scaled
+from bbvi.analysis.tracing import Trace, run
 from bbvi.estimators import LocalExpectation, Reparameterized, ScoreFunction
 from bbvi.estimators.controls import Scored
 from bbvi.estimators.summation import model_terms
@@ -226,4 +226,4 @@ def _guide_term(draw: Draw, name: str, landing: Trace | None) -> Array:
     known = None if masked else entropy(site)
     if known is None:
         return draw.own_term(name, site)
-    return scaled(known, draw.model[name] if mirrored else site)
+    return draw.repeated(name, known)

@@ -80,13 +80,22 @@ class Draw:
     again: Callable[[Values], Costs]
 
     def own_term(self, name: str, site: Mapping[str, Any]) -> Array:
-        """``-log q`` of a statement of the guide, with the model's scale and mask."""
+        """``-log q`` of a statement of the guide, with the model's plates and mask."""
         mirrored = self.plan.guide.mirrors_model and name in self.model
         masking = self.model[name] if mirrored else None
         if masking is not None and not isinstance(masking["fn"], MaskedDistribution):
             masking = None
-        term = -log_q_of(site, masking)
-        return scaled(term, self.model[name] if mirrored else site)
+        return self.repeated(name, -log_q_of(site, masking))
+
+    def repeated(self, name: str, term: Array) -> Array:
+        """A term of q for all elements that those seen stand for.
+
+        `handlers.scale` around the model is part of the posterior, not of q.
+        """
+        if self.plan.guide.mirrors_model and name in self.model:
+            repeats = self.plan.analysis.plate_scale(name)
+            return term if repeats == 1 else term * repeats
+        return scaled(term, self.guide[name])
 
     def reach(self, name: str, terms: Costs) -> Array:
         """The model's terms that each element of a site reaches."""
@@ -246,7 +255,7 @@ def _costs_at(draw: Draw, name: str, values: Array) -> Array:
     log_q = jax.vmap(unmask(factor(site)).log_prob)(values)
     mirrored = draw.plan.guide.mirrors_model
     masking = draw.model[name] if mirrored else site
-    own_cost = -scaled(log_q, masking)
+    own_cost = -draw.repeated(name, log_q)
     if unmask(masking["fn"]) is not masking["fn"]:
         masked = mirrored and isinstance(masking["fn"], MaskedDistribution)
         kept = log_q_of(site, masking if masked else None) != 0

@@ -727,12 +727,15 @@ def mixed_minibatch(batch):
     )
 
 
-def scaled_case(scale):
-    case = PLATE
-    return case.but(
-        model=handlers.scale(case.model, scale=scale),
-        guide=handlers.scale(case.guide, scale=scale),
-    )
+def scaled_case(scale, case=PLATE):
+    """A power of the model's density; a family's q is none."""
+    return case.but(model=handlers.scale(case.model, scale=scale))
+
+
+def scaled_pair(scale):
+    """Both scaled by the user: the bound is multiplied."""
+    case = scaled_case(scale)
+    return case.but(guide=handlers.scale(case.guide, scale=scale), family=None)
 
 
 MASK = np.array([True, False, True])
@@ -1168,6 +1171,8 @@ GRADIENTS: dict[str, Case] = {
     "scale 2, local": by(scaled_case(2.0), z=Local),
     "scale 2, score": by(scaled_case(2.0), z=Score),
     "scale 0.1, score of 1": by(scaled_case(0.1), z=Averaged).but(num_particles=1),
+    "scale 2 of model and guide, local": by(scaled_pair(2.0), z=Local),
+    "scale 2 of model and guide, score": by(scaled_pair(2.0), z=Score),
     "mask, local": by(MASKED, z=Local),
     "mask, score": by(MASKED, z=Score),
     "mask in a written guide, local": by(MASKED, z=Local).but(family=None),
@@ -1313,6 +1318,7 @@ _BERNOULLI = {
     "minibatch of 1": minibatch(1),
     "minibatch of 2": minibatch(2),
     "scale 2": scaled_case(2.0),
+    "scale 2 of model and guide": scaled_pair(2.0),
     "mask": MASKED,
     "mask in a written guide": MASKED.but(family=None),
     "mask over events": MASKED_EVENT,

@@ -307,7 +307,7 @@ class Setting:
 
     Attributes:
         batch: Rows in a minibatch; None for no minibatches.
-        scale: Of model and guide.
+        scale: Of the model, and of a guide that is written.
         is_masked: Whether some rows, steps or columns are masked.
     """
 
@@ -349,6 +349,10 @@ def case_of(law_name, layout_name, setting_name, summed=False):
     def guide(y, batch=None):
         layout.guide(held, batch, mask)
 
+    if setting.scale != 1:
+        model = handlers.scale(model, scale=setting.scale)
+        if law.family is None:
+            guide = handlers.scale(guide, scale=setting.scale)
     whole = Case(
         model,
         {"y": rng.normal(0.6, 1.0, layout.shape).astype(np.float32)},
@@ -358,20 +362,14 @@ def case_of(law_name, layout_name, setting_name, summed=False):
         detectable=0.15,
         summed=tuple(layout.sites) if summed else (),
     )
-    bound = exact_bound(law, layout, whole)
     data = (
         whole.data if setting.batch is None else {**whole.data, "batch": setting.batch}
     )
-    scaled = {"model": model, "guide": guide}
-    if setting.scale != 1:
-        scaled = {n: handlers.scale(p, scale=setting.scale) for n, p in scaled.items()}
-    return whole.but(
-        **scaled, data=data, exact=lambda params: setting.scale * bound(params)
-    )
+    return whole.but(data=data, exact=exact_bound(law, layout, whole))
 
 
 def exact_bound(law, layout, whole, by_rows=True):
-    """The bound of all data, without scales: by rows where q has latents for each.
+    """The bound of all data: by rows where q has latents for each.
 
     It is the mean over rows of the bound of one row, which counts as often as there
     are rows: exact for everything but the logarithm of a sum.

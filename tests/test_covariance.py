@@ -129,15 +129,33 @@ def test_linear_response_refuses_a_fit_that_has_not_converged(line_fit):
         fit.covariance("linear_response")
 
 
-def test_linear_response_refuses_other_families_and_scales(line_fit):
-    plan, params = line_fit.plan, line_fit.params
+def test_linear_response_of_a_tempered_posterior():
+    tempered = handlers.scale(line_model, scale=0.5)
+    fit = bbvi.fit(tempered, Y, **QUIET)
+    found = flat(fit.covariance("linear_response"), {"beta": 2, "shift": 1})
+    np.testing.assert_allclose(found, 2 * line_covariance(), rtol=0.01, atol=2e-3)
+
+
+def test_draws_of_a_tempered_posterior():
+    fit = bbvi.fit(handlers.scale(line_model, scale=0.5), Y, progress=False)
+    assert fit.plan.guide == guides.FullRank()
+    assert fit.verdict.level is bbvi.Level.TRUST
+    found = flat(fit.covariance("draws"), {"beta": 2, "shift": 1})
+    exact = 2 * line_covariance()
+    deviations = np.sqrt(np.diag(exact))
+    np.testing.assert_allclose(np.sqrt(np.diag(found)), deviations, rtol=0.05)
+
+
+def test_linear_response_refuses_other_families_and_masks(line_fit):
     full = bbvi.plan(line_model, Y, guide=guides.FullRank())
     start = jax.tree.map(zeros_of, jax.eval_shape(full.init, line_fit.key))
     with pytest.raises(ValueError, match=r"corrects guides.MeanField\(\).*FullRank"):
         linear_response(full, start, Y, KEY)
-    scaled = bbvi.plan(handlers.scale(line_model, scale=2.0), Y, guide=plan.guide)
-    with pytest.raises(ValueError, match="'beta'.*masked or scaled"):
-        linear_response(scaled, params, Y, KEY)
+
+    masked = handlers.mask(line_model, mask=True)
+    plan = bbvi.plan(masked, Y, guide=guides.MeanField())
+    with pytest.raises(ValueError, match="'beta'.*masked"):
+        linear_response(plan, line_fit.params, Y, KEY)
 
 
 def test_linear_response_refuses_where_there_is_no_maximum(line_fit):

@@ -489,21 +489,11 @@ def wide_model(y):
 
 REFUSALS = {
     "mask": (masked_rows_model, guides.Structured(), r"'a'.*masked.*MeanField\(\)"),
-    "scale": (
-        handlers.scale(rows_model, scale=2.0),
-        guides.Structured(),
-        r"'mu'.*scaled beyond its plates",
-    ),
     "wide rows": (wide_model, guides.Structured(), r"'rows'.*300 elements each"),
     "low rank mask": (
         masked_rows_model,
         guides.LowRank(2),
         r"'a'.*masked.*LowRank\(rank=2\)",
-    ),
-    "low rank scale": (
-        handlers.scale(rows_model, scale=2.0),
-        guides.LowRank(2),
-        r"'mu'.*scaled.*LowRank\(rank=2\)",
     ),
 }
 

@@ -363,16 +363,19 @@ def test_a_control_variate_is_an_object():
         estimators.RunningAverage(decay=1)
 
 
-def test_scales_that_differ_refuse_the_sum():
+def test_a_power_of_a_density_lies_within_the_sum():
     def model(y):
         z = sample("z", dist.Bernoulli(0.3))
         with handlers.scale(scale=3.0):
             sample("y", dist.Normal(1.0 * z, 1.0), obs=y)
 
-    data = cases.SCALAR.data
-    choice = bbvi.plan(model, data).choices["z"]
-    assert choice.estimator == Local
-    assert "different scales" in choice.rejected[Marginalized]
+    plan = bbvi.plan(model, {"y": 0.4})
+    assert plan.choices["z"].estimator == Marginalized
+    value, _ = bbvi.loss(plan)({}, jax.random.key(0), {"y": 0.4})
+    z = jnp.array([0, 1])
+    power = 3.0 * dist.Normal(1.0 * z, 1.0).log_prob(0.4)
+    exact = jax.nn.logsumexp(dist.Bernoulli(0.3).log_prob(z) + power)
+    np.testing.assert_allclose(-value, exact, rtol=1e-6)
 
 
 def test_global_over_a_minibatch_is_not_summed():
@@ -595,13 +598,13 @@ def test_full_rank_on_minibatches(case, words):
     assert plan.guide == guides.FullRank()
 
 
-def test_full_rank_refuses_scaled_sites():
+def test_full_rank_refuses_subsampled_sites():
     def model(y):
         with numpyro.plate("rows", 3, 2) as index:
             z = sample("z", dist.Normal(0, 1))
             sample("y", dist.Normal(z, 1), obs=y[index])
 
-    with pytest.raises(PlanError, match=r"'z'.*scaled.*use guides\.MeanField\(\)"):
+    with pytest.raises(PlanError, match=r"'z'.*subsampled.*use guides\.MeanField\(\)"):
         bbvi.plan(model, {"y": Y3}, guide=guides.FullRank())
     assert bbvi.plan(model, {"y": Y3}).guide == guides.MeanField()
 

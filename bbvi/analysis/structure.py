@@ -190,6 +190,11 @@ class Analysis:
         """Cost terms that depend on a latent, its own density included."""
         return [cost for cost, found in self.influence.items() if latent in found]
 
+    def plate_scale(self, name: str) -> float:
+        r"""Elements that each one seen of a site stands for: $\prod N / B$."""
+        found = (self.plates[plate] for plate in self.sites[name].plates)
+        return prod(plate.size / plate.subsample_size for plate in found)
+
     def __repr__(self) -> str:
         rows = [("site", "kind", "distribution", "shape", "plates", "depends on")]
         for site in self.sites.values():

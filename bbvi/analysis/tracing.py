@@ -7,6 +7,7 @@ applied exactly once by those who sum. `bbvi.objective` uses the same two.
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from math import isclose
 from typing import Any
 
 import jax
@@ -207,10 +208,14 @@ def log_q_of(site: Mapping[str, Any], masking: Mapping[str, Any] | None) -> Arra
     return mask.log_prob(site["value"])
 
 
-def scaled(log_prob: Array, site: Mapping[str, Any]) -> Array:
-    """``log_prob`` times the site's scale, aligned with its batch axes."""
-    scale = site["scale"]
-    if scale is None or (isinstance(scale, (int, float)) and scale == 1):
+def scaled(log_prob: Array, site: Mapping[str, Any], plate_scale: float = 1.0) -> Array:
+    """``log_prob`` times the site's scale, aligned with its batch axes.
+
+    With `plate_scale` given, times what `handlers.scale` adds to it: the power that the
+    density is raised to.
+    """
+    scale = 1 if site["scale"] is None else site["scale"] / plate_scale
+    if isinstance(scale, (int, float)) and isclose(scale, 1):
         return log_prob
     if jnp.ndim(scale):
         extra = jnp.ndim(log_prob) - len(site["fn"].batch_shape)

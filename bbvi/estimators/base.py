@@ -19,7 +19,7 @@ class Situation:
         joint: Name of the auxiliary site that draws it together with others.
         coupled: Number of elements of the site that share cost terms; 1 if none do.
         colours: Groups of elements that share no cost term within; 1 if none do.
-        scales: Different scales of the cost terms it reaches; None for arrays.
+        scales: Different scales, of their plates, of the cost terms it reaches.
         feeds: Later draws of the guide that depend on it.
         bounded: Other sites whose support depends on it.
         route: How it can be summed out of the model, in words.
@@ -47,7 +47,7 @@ class Situation:
     joint: str = ""
     coupled: int = 1
     colours: int = 1
-    scales: tuple[float | None, ...] = (1.0,)
+    scales: tuple[float, ...] = (1.0,)
     feeds: tuple[str, ...] = ()
     bounded: tuple[str, ...] = ()
     route: str = ""

@@ -54,10 +54,10 @@ class Marginalized(Estimator):
         if situation.bounded:
             names = ", ".join(situation.bounded)
             return f"the support of {names}, which q draws, depends on it"
-        if len(situation.scales) != 1 or situation.scales[0] is None:
+        if len(situation.scales) != 1:
             return (
-                "its cost terms have different scales (a minibatch or "
-                "handlers.scale), and the logarithm of a scaled sum is biased"
+                "its cost terms have different scales (a minibatch), and the "
+                "logarithm of a scaled sum is biased"
             )
         return situation.obstacle or None
 
@@ -147,7 +147,7 @@ def model_terms(
     tables = factor_tables(analysis, groups, kwargs, key, values)
     for group in groups:
         total = log_total(group, tables)
-        terms[group.term] = scaled(total, sites[group.last])
+        terms[group.term] = total * analysis.plate_scale(group.last)
     return terms, trace
 
 

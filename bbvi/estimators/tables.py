@@ -17,7 +17,7 @@ from jax import lax
 
 from bbvi._types import Array, Key, Values
 from bbvi.analysis import Analysis
-from bbvi.analysis.tracing import log_density, run, sample_sites
+from bbvi.analysis.tracing import log_density, run, sample_sites, scaled
 from bbvi.estimators.contraction import Exact, Sampling, Table, contract
 from bbvi.estimators.elimination import Group
 from bbvi.estimators.ordering import Factor
@@ -38,7 +38,9 @@ def factor_tables(
     key: Key,
     values: Values,
 ) -> Tables:
-    """Unscaled log densities of every cost term of some groups as tables.
+    """Log densities of every cost term of some groups as tables.
+
+    Raised to the power of `handlers.scale`, but not times the scale of their plates.
 
     Args:
         analysis: Of the model.
@@ -65,7 +67,8 @@ def factor_tables(
             found = {}
             for group in alike:
                 for term, factor in group.factors.items():
-                    log = log_density(sites[term])
+                    site, repeats = sites[term], analysis.plate_scale(term)
+                    log = scaled(log_density(site), site, repeats)
                     if factor.flipped:
                         log = jnp.flip(log, factor.flipped)
                     gone = [a for a in range(jnp.ndim(log)) if a not in factor.axes]

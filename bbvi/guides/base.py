@@ -57,8 +57,8 @@ class Guide:
         `units` gives their lengths;
       - let `climbs` be True if `start_from` makes the best member for a Gaussian, so
         that a fit may begin at the mode with its curvature;
-      - let `mirrors_model` be True if scale and mask of a model's site shall apply to
-        its factor (they then cannot be forgotten), False if the program sets its own;
+      - let `mirrors_model` be True if mask and minibatch of a model's site shall apply
+        to its factor (they cannot be forgotten), False if the program sets its own;
       - let `draws_jointly` be True if auxiliary statements draw the continuous sites,
         which then are functions of them;
       - `gaussian` and `start_from` let a fit move from one family to another.

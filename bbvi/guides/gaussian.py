@@ -64,10 +64,9 @@ class FullRank(Guide):
 
     with $T_i$ NumPyro's transform from unconstrained space to the support of site
     $i$ and $L$ lower triangular, positive diagonal. $d + d (d + 1) / 2$ parameters and
-    $O(d^2)$ a draw; up to 1,000 dimensions. Sites in subsampled plates, scaled or
-    masked sites are refused: one joint density cannot carry their scale. So
-    are sites along which the log density jumps: a score function needs them drawn on
-    their own.
+    $O(d^2)$ a draw; up to 1,000 dimensions. Sites in subsampled plates and masked sites
+    are refused: one joint density cannot carry their scale. So are sites along which
+    the log density jumps: a score function needs them drawn on their own.
 
     Example:
         >>> import bbvi
@@ -147,8 +146,8 @@ def joint_refusals(
         return found
     continuous = continuous_of(analysis, names)
     for site in continuous:
-        if site.scale != 1.0 or site.is_masked:
-            what = "masked" if site.is_masked else "scaled or subsampled"
+        if site.is_masked or analysis.plate_scale(site.name) != 1:
+            what = "masked" if site.is_masked else "subsampled"
             found.append(
                 f"{site.describe} is {what}, which {guide!r} cannot carry: use "
                 f"guides.MeanField()"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isclose, prod
+from math import prod
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ from bbvi.guides.gaussian import (
     site_refusals,
     turn_of,
 )
-from bbvi.guides.rows import ROWS, Block, plates_of, read_blocks
+from bbvi.guides.rows import ROWS, Block, read_blocks
 from bbvi.guides.triangles import product, triangle, tril_of, tril_units, tril_vector
 
 MAX_ROW = 200
@@ -87,11 +87,8 @@ class Structured(Guide):
             return found
         wide = "which Structured() cannot carry: use guides.MeanField()"
         for site in continuous_of(analysis, names):
-            own = prod(p.size / p.subsample_size for p in plates_of(analysis, site))
             if site.is_masked:
                 found.append(f"{site.describe} is masked, {wide}")
-            elif site.scale is None or not isclose(site.scale, own, rel_tol=1e-6):
-                found.append(f"{site.describe} is scaled beyond its plates, {wide}")
             found.append(jump_refusal(self, analysis, site))
         globals_, blocks = read_blocks(analysis, names)
         dim = dimension(analysis, globals_)
