@@ -152,7 +152,7 @@ def test_linear_response_refuses_other_families_and_masks(line_fit):
     with pytest.raises(ValueError, match=r"corrects guides.MeanField\(\).*FullRank"):
         linear_response(full, start, Y, KEY)
 
-    masked = handlers.mask(line_model, mask=True)
+    masked = handlers.mask(line_model, mask=np.array(True))
     plan = bbvi.plan(masked, Y, guide=guides.MeanField())
     with pytest.raises(ValueError, match="'beta'.*masked"):
         linear_response(plan, line_fit.params, Y, KEY)
