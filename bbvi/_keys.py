@@ -27,13 +27,17 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
 
     Raises:
         TypeError: It is neither.
+        ValueError: An int that is too large.
     """
     if seed is None and default is not None:
         return default
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         if jax.config.jax_default_prng_impl == THREEFRY and 0 <= seed < 2**32:
             return _hashed(THREEFRY, [0, seed])  # key(seed), without compiling it
-        seed = jax.random.key(int(seed))
+        try:
+            seed = jax.random.key(int(seed))
+        except OverflowError:
+            raise ValueError(f"seed must fit into 64 bits; found {seed}") from None
     if isinstance(seed, jax.Array):
         if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
             return _hashed(jax.random.key_impl(seed), jax.random.key_data(seed))

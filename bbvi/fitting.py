@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from bbvi._collector import collector_paused
+from bbvi._counts import read_count
 from bbvi._keys import read_key
 from bbvi.driving import Driver
 from bbvi.estimators import Estimator
@@ -187,12 +188,8 @@ def _read_limits(
 ) -> Limits:
     counts = {"num_starts": num_starts, "max_steps": max_steps}
     for name, count in counts.items():
-        if count is None:
-            continue
-        if not isinstance(count, (int, np.integer)) or isinstance(count, bool):
-            raise TypeError(f"{name} must be an int; found {count!r}")
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1; found {count}")
+        if count is not None:
+            read_count(name, count)
     if not isinstance(max_seconds, (int, float, np.number, NoneType)):
         raise TypeError(f"max_seconds must be a number; found {max_seconds!r}")
     if max_seconds is not None and not max_seconds > 0:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from bbvi._counts import read_count
 from bbvi._types import Key, Params
 from bbvi.analysis import Analysis, Parameter, analyze
 from bbvi.analysis.reading import moving_constraints
@@ -278,14 +277,10 @@ def _unrelaxed(
 
 
 def _count_problems(num_particles: Any) -> list[str]:
-    if num_particles is None:
-        return []
-    if not isinstance(num_particles, int | np.integer) or isinstance(
-        num_particles, bool
-    ):
-        return [f"num_particles must be an int; found {num_particles!r}"]
-    if num_particles < 1:
-        return [f"num_particles must be at least 1; found {num_particles}"]
+    try:
+        read_count("num_particles", 1 if num_particles is None else num_particles)
+    except (TypeError, ValueError) as error:
+        return [str(error)]
     return []
 
 
@@ -324,6 +319,13 @@ def _read_overrides(
         for name, site in analysis.latents.items()
         if "bbvi" in site.infer
     }
+    if estimators is not None and not isinstance(estimators, Mapping):
+        problems.append(
+            f"estimators must map sites to estimators, such as "
+            f"{{{next(iter(analysis.latents))!r}: estimators.ScoreFunction()}}; found "
+            f"{estimators!r}"
+        )
+        return marked
     overrides = {**marked, **(estimators or {})}
     for name, estimator in overrides.items():
         if not isinstance(estimator, Estimator):

@@ -186,7 +186,9 @@ def _without_data(plan: Plan) -> Plan:
     """The plan with shapes in the place of arrays, fit for keeping."""
     arguments = plan.analysis.arguments
     lean = Arguments(arguments.shapes, arguments.static)
-    return replace(plan, analysis=replace(plan.analysis, arguments=lean))
+    jumps = plan.jumps
+    analysis = replace(plan.analysis, arguments=lean, settle=lambda: jumps)
+    return replace(plan, analysis=analysis)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from bbvi._counts import read_count
 from bbvi._keys import read_key
 from bbvi._types import Data, Key, Params, Values
-from bbvi.analysis.arguments import read_arguments
+from bbvi.analysis.arguments import by_name, read_arguments
 from bbvi.covariance import Covariance, linear_response, of_draws
 from bbvi.diagnostics import Estimate, Smoothed, psis
 from bbvi.drawing import Draw, describe, predict
@@ -131,6 +132,8 @@ class Fit:
         Raises:
             ValueError: The method is unknown, or linear response is not sound here.
         """
+        if num_draws is not None:
+            read_count("num_draws", num_draws)
         if method == "draws":
             return of_draws(self.draws(num_draws or 4_000, seed=seed))
         if method != "linear_response":
@@ -142,8 +145,7 @@ class Fit:
         return linear_response(live.plan, self.params, live.data, key, num_draws)
 
     def _sample(self, num_draws: int, seed: Any, *, reweighted: bool) -> Draw:
-        if num_draws < 1:
-            raise ValueError(f"num_draws must be at least 1; found {num_draws}")
+        num_draws = read_count("num_draws", num_draws)
         if self.live is None:
             made = self._stored_draws(num_draws)
         else:
@@ -228,9 +230,10 @@ class Fit:
     def _from_model(
         self, data: Any, latents: Values, num_draws: int, seed: Any
     ) -> dict[str, NDArray[Any]]:
+        num_draws = read_count("num_draws", num_draws)
         plan = self.live.plan
         fitted = plan.analysis.arguments
-        new = dict({} if data is None else data)
+        new = by_name(plan.analysis.model, data, partial=True)
         arguments = read_arguments(
             plan.analysis.model, {**fitted.join(fitted.arrays), **new}
         )
@@ -326,7 +329,8 @@ class Fit:
         from bbvi.export import summary
 
         if self.live is None:
-            num_draws = min(num_draws, len(self.stored["draw"].log_p))
+            available = len(self.stored["draw"].log_p)
+            num_draws = min(read_count("num_draws", num_draws), available)
         reweighted = self.verdict.level is Level.REWEIGHT
         return summary(self.to_arviz(num_draws, seed=seed, reweighted=reweighted))
 

@@ -405,6 +405,79 @@ def test_strings_in_data():
     raises(rows, {"y": np.array(["a", "b", "c"])}, r"'y' has dtype <U1: pass numbers")
 
 
+LISTS = {
+    "ragged": (
+        [[1.0], [2.0, 3.0]],
+        "rows that differ in length: pad them, with a mask",
+    ),
+    "None": (
+        [1.0, None, 2.0],
+        "None among its numbers: put a number there, with a mask",
+    ),
+    "text": ([1.0, "b", 2.0], "str among its numbers: put a number there"),
+    "complex": ([1.0, 1j, 2.0], "complex numbers: pass their real and imaginary parts"),
+    "too long": ([2**80, 1, 2], "integers of more than 64 bits: pass floats"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+@pytest.mark.parametrize("wrap", [lambda y: y, lambda y: {"rows": y, "names": ["a"]}])
+def test_lists_of_numbers_that_are_no_array(case, wrap):
+    y, problem = LISTS[case]
+    with count_compiles() as count:
+        message = raises(rows, {"y": wrap(y)}, "the data cannot be used")
+    assert f"argument 'y' is a list that has {problem}" in message
+    assert "or pass a tuple, whose values the model sees as they are" in message
+    assert count.compiles == 0
+
+
+def test_tuples_and_lists_of_names_are_seen_as_they_are():
+    def model(groups, names, parents):
+        assert parents == (None, 0)
+        for name, group in zip(names, groups, strict=True):
+            mu = sample(f"mu_{name}", dist.Normal(0, 1))
+            for i, y in enumerate(group):
+                sample(f"y_{name}{i}", dist.Normal(mu, 1), obs=y)
+
+    data = {"groups": ((1.0,), (2.0, 3.0)), "names": ["a", "b"], "parents": (None, 0)}
+    found = bbvi.analyze(model, data)
+    assert list(found.latents) == ["mu_a", "mu_b"]
+    assert list(found.of_kind("observed")) == ["y_a0", "y_b0", "y_b1"]
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_complex_arrays(make):
+    y = make(Y3 + 1j * Y3)
+    message = raises(rows, {"y": y}, "argument 'y' has dtype complex")
+    assert message.endswith(": pass real and imaginary parts")
+
+
+@pytest.mark.parametrize("value", [(0.1, 0.2, 0.3), ["a", "b", "c"], "abc", range(3)])
+def test_observations_that_are_no_numbers(value):
+    kind = type(value).__name__
+    message = raises(rows, {"y": value}, f"observed site 'y' is given a {kind} that is")
+    assert message.endswith("no array: pass an array or a list of numbers")
+
+
+def test_observations_that_the_model_makes_complex():
+    def model(y):
+        mu = sample("mu", dist.Normal(0, 1))
+        sample("y", dist.Normal(mu, 1), obs=jnp.fft.fft(y))
+
+    raises(model, {"y": Y3}, "observed site 'y' is given complex numbers: pass real")
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(2**40, "int32"), (-(2**31) - 1, "int32"), (1e300, "float32")]
+)
+def test_numbers_that_do_not_fit_into_the_programs_are_not_wrapped(value, dtype):
+    y = np.array([1, 2, value])
+    message = raises(rows, {"y": y}, f"'y' has 1 values that {dtype} cannot hold")
+    assert "the first at index (2,): change its units or offset" in message
+    assert "jax.config.update('jax_enable_x64', True)" in message
+    assert bbvi.analyze(rows, {"y": np.array([1, 2, 2**31 - 1])})
+
+
 def test_all_bad_arrays_in_one_error():
     def model(x, y):
         sample("mu", dist.Normal(0, 1))

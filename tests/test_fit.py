@@ -285,6 +285,17 @@ WRONG = {
         ValueError,
         "estimator of site 'b' must be one of bbvi.estimators.*found 'score'",
     ),
+    "estimators list": (
+        {"estimators": [1]},
+        ValueError,
+        r"estimators must map sites to estimators, such as \{'b': .*; found \[1\]",
+    ),
+    "estimators alone": (
+        {"estimators": estimators.ScoreFunction()},
+        ValueError,
+        r"estimators must map sites to estimators.*found ScoreFunction\(\)",
+    ),
+    "seed too long": ({"seed": 2**70}, ValueError, "seed must fit into 64 bits"),
     "estimator site": (
         {"estimators": {"c": estimators.ScoreFunction()}},
         ValueError,
@@ -303,6 +314,21 @@ def test_bad_argument_is_refused_before_anything_compiles(case):
     ):
         bbvi.fit(normal_model, data, **{**QUIET, **arguments})
     assert count.compiles == 0
+
+
+def test_arguments_are_looked_at_before_a_jump_is_settled():
+    """Which compiles the density; here it jumps where the sign of mu changes."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(jnp.where(mu > 0.3, 1.0, -1.0), 1.0), obs=y)
+
+    with count_compiles() as count, pytest.raises(ValueError, match="names 'nu'"):
+        bbvi.fit(model, {"y": 0.3}, estimators={"nu": estimators.ScoreFunction()})
+    assert count.compiles == 0
+    with count_compiles() as count:
+        assert set(bbvi.analyze(model, {"y": 0.3}).jumps) == {"mu"}
+    assert count.compiles == 1
 
 
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])

@@ -14,7 +14,7 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 # The parts of the package, lowest first, each with what it may import besides itself.
-_BASE = {"_types", "_keys", "_collector"}
+_BASE = {"_types", "_keys", "_collector", "_counts"}
 _NODES = _BASE | {"analysis", "guides", "estimators"}
 _JOINT = _NODES | {"nodes"}
 _CHOOSING = _JOINT | {"joint"}
@@ -38,6 +38,7 @@ _ALL = _FITTING | {"fitting", "loading", "elbo", "expectation"}
 MAY_IMPORT = {
     "_types": set(),
     "_collector": set(),
+    "_counts": set(),
     "_keys": {"_types"},
     "analysis": _BASE,
     "diagnostics": _BASE,

@@ -1,11 +1,14 @@
 """`Fit`: its draws, predictions, export, verdict and file."""
 
+import re
+
 import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import expit
@@ -116,6 +119,26 @@ def test_no_draws_are_refused(grouped, num_draws):
         grouped.draws(num_draws)
 
 
+@pytest.mark.parametrize("num_draws", [10.5, 1e3, "10", True, None])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda fit, n: fit.draws(n),
+        lambda fit, n: fit.predict(num_draws=n),
+        lambda fit, n: fit.prior(num_draws=n),
+        lambda fit, n: fit.to_arviz(n),
+        lambda fit, n: fit.summary(n),
+        lambda fit, n: fit.covariance(num_draws=n or "None"),
+        lambda fit, n: fit.save("never.npz", num_draws=n),
+    ],
+    ids=["draws", "predict", "prior", "to_arviz", "summary", "covariance", "save"],
+)
+def test_a_number_of_draws_is_an_int(grouped, use, num_draws):
+    found = re.escape(repr(num_draws))
+    with pytest.raises(TypeError, match=f"num_draws must be an int; found '?{found}"):
+        use(grouped, num_draws)
+
+
 def test_bad_seed_of_draws_is_refused(grouped):
     with pytest.raises(TypeError, match="seed must be an int or one JAX key"):
         grouped.draws(3, seed=0.5)
@@ -216,6 +239,17 @@ def test_new_groups_have_effects_from_their_prior(grouped):
     made = grouped.predict(new, num_draws=2_000)
     assert made["offset"].shape == (2_000, 5)
     assert made["offset"].std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_data_to_predict_from_come_in_every_kind(grouped):
+    x, group = np.array([0.5, 1.0]), np.array([0, 2])
+    expected = grouped.predict({"x": x, "group": group, "y": None}, num_draws=5)
+    frame = pd.DataFrame({"x": x, "group": group, "label": ["a", "b"]})
+    for data in ((x, group), frame):
+        made = grouped.predict(data, num_draws=5)
+        np.testing.assert_array_equal(made["y"], expected["y"])
+    with pytest.raises(TypeError, match="data must be a mapping.*found list"):
+        grouped.predict([x, group])
 
 
 def test_predict_refuses_what_the_model_does_not_take(grouped):

@@ -1,6 +1,7 @@
 """`analyze`: trace a model once for its sites and once for its dependence."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from bbvi.analysis.checks import (
     misderived,
     outside_support,
     problems_of,
+    unobservable,
 )
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.fingerprints import fingerprint
@@ -35,9 +37,10 @@ def analyze(model: Callable[..., Any], data: Any = None) -> Analysis:
 
     The model is traced abstractly, twice: nothing compiles and nothing runs on a
     device, but for one tiny check if an observation is computed from the data inside
-    the model, and where the log density may jump along a continuous site: that is
-    settled with numbers, on the CPU. Cost: two traces of the model; settling takes
-    another, one or two compilations, and some thousand evaluations.
+    the model. Where the log density may jump along a continuous site, that is settled
+    with numbers, on the CPU, once `Analysis.jumps` is looked at. Cost: two traces of
+    the model; settling takes another, one or two compilations, and some thousand
+    evaluations.
 
     Args:
         model: Any NumPyro model, unmodified.
@@ -128,7 +131,7 @@ def examine(
         observed=observed,
         influence={n: found["cost"][n] for n in sites if n in found["cost"]},
         bounds={n: tuple(m for m in latents if m in reach[n]) for n in moving},
-        jumps=find_jumps(program, closed, names, costs),
+        settle=cache(lambda: find_jumps(program, closed, names, costs)),
         shapes={n: tuple(x.shape) for n, x in shape["cost"].items()},
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
         fingerprint=fingerprint(closed, sites, plates),
@@ -179,6 +182,9 @@ def _read_model(
         named = {id(tracer): name for name, tracer in arrays.items()}
         sites = {}
         for name, message in trace.items():
+            if kind_of(message) == "observed" and (why := unobservable(name, message)):
+                problems.append(why)
+                continue
             if message["type"] == "sample":
                 sites[name] = read_site(name, message)
                 problems.extend(problems_of(sites[name], message))

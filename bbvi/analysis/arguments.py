@@ -5,8 +5,9 @@ is traced or anything compiles.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import jax
@@ -81,12 +82,13 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
         TypeError: Missing, unexpected or badly typed arguments, all in one message.
         ValueError: Values that are NaN or infinite, all in one message.
     """
-    named = _by_name(model, data)
+    named = by_name(model, data)
     arrays, static, problems = {}, {}, []
     for name, value in named.items():
         value = np.asarray(value) if type(value) is float else value
         value = jax.tree.map(_to_array, value, is_leaf=lambda x: isinstance(x, list))
         leaves = jax.tree.leaves(value)
+        problems += _unread_lists(name, value)
         own = jax.tree.map(lambda x: x if _is_array(x) else None, value)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):
             problems.append(f"argument {name!r} is a JAX tracer: call outside of jit")
@@ -102,7 +104,19 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
     return Arguments(arrays, static)
 
 
-def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
+def by_name(
+    model: Callable[..., Any], data: Any, *, partial: bool = False
+) -> dict[str, Any]:
+    """Arguments of a model by name, from any kind of data.
+
+    Args:
+        model: The model; its signature names the arguments.
+        data: See `read_arguments`.
+        partial: Whether arguments may be missing.
+
+    Raises:
+        TypeError: Missing or unexpected arguments, or another kind of data.
+    """
     signature = inspect.signature(model)
     accepted = {
         name
@@ -121,7 +135,8 @@ def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
         data = {}
     if isinstance(data, tuple):
         try:
-            return dict(signature.bind(*data).arguments)
+            bind = signature.bind_partial if partial else signature.bind
+            return dict(bind(*data).arguments)
         except TypeError as error:
             raise TypeError(
                 f"the model {signature} cannot take {len(data)} positional "
@@ -144,6 +159,7 @@ def _by_name(model: Callable[..., Any], data: Any) -> dict[str, Any]:
     problems = [
         f"argument {name!r} is missing from data"
         for name in sorted(required - set(data))
+        if not partial
     ]
     if not takes_any:
         problems += [
@@ -171,16 +187,54 @@ def _to_array(value: Any) -> Any:
         return value
     try:
         array = np.asarray(value)
-    except ValueError:
+    except (ValueError, TypeError):
         return value
     return array if array.dtype.kind in "biuf" else value
+
+
+def _unread_lists(name: str, value: Any) -> list[str]:
+    """Problems of lists of numbers that `_to_array` could not read."""
+    problems = []
+    for leaf in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, list)):
+        parts = [*_parts(leaf)] if isinstance(leaf, list) else []
+        others = [x for x in parts if not isinstance(x, Number)]
+        if len(others) == len(parts):  # names, arrays or records
+            continue
+        if others:
+            kind = type(others[0]).__name__.removesuffix("Type")
+            found = f"has {kind} among its numbers"
+            remedy = "put a number there, with a mask for numpyro.handlers.mask"
+        elif any(isinstance(x, complex) for x in parts):
+            found = "has complex numbers"
+            remedy = "pass their real and imaginary parts"
+        elif max(map(abs, parts)) >= 2**63:
+            found = "has integers of more than 64 bits"
+            remedy = "pass floats"
+        else:
+            found = "has rows that differ in length"
+            remedy = "pad them, with a mask for numpyro.handlers.mask"
+        problems.append(
+            f"argument {name!r} is a list that {found}: {remedy}, or pass a tuple, "
+            f"whose values the model sees as they are"
+        )
+    return problems
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What nested lists and tuples hold."""
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for part in value:
+        yield from _parts(part)
 
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, jax.Array):
         return value
     array = np.asarray(value)
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    with np.errstate(over="ignore"):  # `_bad_values` reports it
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _bad_values(name: str, value: Any) -> list[str]:
@@ -192,23 +246,35 @@ def _bad_values(name: str, value: Any) -> list[str]:
                 f"x.filled(0), and ~x.mask to numpyro.handlers.mask"
             )
         array = np.asarray(leaf)
-        if array.dtype.kind not in "biufc":
-            problems.append(
-                f"argument {name!r} has dtype {array.dtype}: pass numbers, or codes "
-                f"for categories"
-            )
-            continue
-        if array.dtype.kind not in "fc":
+        if array.dtype.kind not in "biuf":
+            what = "numbers, or codes for categories"
+            what = "real and imaginary parts" if array.dtype.kind == "c" else what
+            problems.append(f"argument {name!r} has dtype {array.dtype}: pass {what}")
             continue
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
-            where = tuple(int(i) for i in bad[0])
             problems.append(
                 f"argument {name!r} has {len(bad)} values that are NaN or infinite, "
-                f"the first at index {where}: drop them, or put any finite number "
-                f"there and pass a mask to numpyro.handlers.mask"
+                f"the first at index {_first(bad)}: drop them, or put any finite "
+                f"number there and pass a mask to numpyro.handlers.mask"
+            )
+            continue
+        kept = _canonical(array)
+        if kept.dtype == array.dtype:
+            continue
+        lost = np.isinf(kept) if array.dtype.kind == "f" else kept != array
+        bad = np.argwhere(lost)
+        if len(bad):
+            problems.append(
+                f"argument {name!r} has {len(bad)} values that {kept.dtype} cannot "
+                f"hold, the first at index {_first(bad)}: change its units or offset, "
+                f"or type jax.config.update('jax_enable_x64', True)"
             )
     return problems
+
+
+def _first(places: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in places[0])
 
 
 def _report(head: str, problems: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Number
 from typing import Any
 
 import jax
@@ -65,6 +66,22 @@ def problems_of(site: Site, message: dict[str, Any]) -> list[str]:
             + ": give data and plates the same size"
         ]
     return []
+
+
+def unobservable(name: str, message: Mapping[str, Any]) -> str | None:
+    """Why what is given as ``obs`` is no array of real numbers, or None."""
+    value = message["value"]
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | Number):
+        return (
+            f"observed site {name!r} is given a {type(value).__name__} that is no "
+            f"array: pass an array or a list of numbers"
+        )
+    if jnp.iscomplexobj(value):
+        return (
+            f"observed site {name!r} is given complex numbers: pass real and imaginary "
+            f"parts to sites of their own"
+        )
+    return None
 
 
 def outside_support(

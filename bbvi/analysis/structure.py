@@ -141,7 +141,7 @@ class Analysis:
         influence: ``{cost: {latent: influence}}``: which latents each cost term
             depends on, and how its axes line up with theirs.
         bounds: Latents on which the support of each latent depends.
-        jumps: Continuous sites along which the log density jumps, and where.
+        settle: Finds `jumps`; once called it remembers.
         shapes: Of the cost terms.
         draws_itself: Whether the model draws random numbers beside its sites.
         fingerprint: Text that is equal for two models only if they compute the same.
@@ -155,7 +155,7 @@ class Analysis:
     observed: dict[str, str]
     influence: dict[str, Influences]
     bounds: dict[str, tuple[str, ...]]
-    jumps: dict[str, Jump]
+    settle: Callable[[], dict[str, Jump]]
     shapes: dict[str, tuple[int, ...]]
     draws_itself: bool
     fingerprint: str
@@ -168,6 +168,11 @@ class Analysis:
     def latents(self) -> dict[str, Site]:
         """The latent sites, in the order of the model."""
         return self.of_kind("latent")
+
+    @property
+    def jumps(self) -> dict[str, Jump]:
+        """Continuous sites along which the log density jumps, and where."""
+        return self.settle()
 
     @property
     def subsampled(self) -> dict[str, Plate]:
