@@ -55,7 +55,7 @@ class _Particle(NamedTuple):
     scored: dict[str, Scored]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # as a function, it is told apart by what it is
 class Objective:
     """The negative ELBO of a plan; what `bbvi.loss` returns.
 
@@ -128,6 +128,9 @@ def loss(plan: Plan) -> Objective:
     Returns:
         The loss.
 
+    Raises:
+        TypeError: It is given anything but a plan.
+
     Example:
         >>> import bbvi, jax, numpyro, numpyro.distributions as dist
         >>> def model(y):
@@ -141,6 +144,11 @@ def loss(plan: Plan) -> Objective:
         >>> sorted(gradient)
         ['mu.loc', 'mu.scale']
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"loss takes a plan, bbvi.loss(bbvi.plan(model, data)); found "
+            f"{type(plan).__name__}"
+        )
     return Objective(plan)
 
 

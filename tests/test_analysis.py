@@ -527,6 +527,25 @@ def test_shapes_that_do_not_fit():
     assert "at line" in message
 
 
+def test_a_distribution_that_does_not_fit_into_its_plate():
+    def model(x):
+        with numpyro.plate("rows", 3):
+            mu = sample("mu", dist.Normal(x, 1))
+        sample("y", dist.Normal(mu, 1), obs=0.0)
+
+    message = raises(model, {"x": np.zeros(5)}, r"arrays of shapes \{'x': \(5,\)\}")
+    assert ", plate 'rows', site 'mu': ValueError" in message
+
+
+def test_a_plate_without_elements():
+    def model(y):
+        mu = sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(y)):
+            sample("y", dist.Normal(mu, 1), obs=y)
+
+    raises(model, {"y": np.zeros(0)}, "plate 'rows'.*size of plate should be positive")
+
+
 @pytest.mark.parametrize(
     ("distribution", "value", "named"),
     [

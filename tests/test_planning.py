@@ -710,3 +710,27 @@ def test_plan_feeds_the_loss():
     assert np.isfinite(value)
     np.testing.assert_allclose(-value, info.elbo, rtol=1e-6)
     np.testing.assert_allclose(sum(info.terms.values()), info.elbo, rtol=1e-5)
+
+
+def test_jit_grad_and_vmap_work_on_the_loss():
+    model, data = single(dist.Bernoulli(0.3))
+    loss = bbvi.loss(bbvi.plan(model, data))
+    y = data["y"]
+    exact = np.logaddexp(
+        np.log(0.3) + dist.Normal(1.0, 1.0).log_prob(y),
+        np.log(0.7) + dist.Normal(0.0, 1.0).log_prob(y),
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    value, info = jax.jit(jax.vmap(loss, (None, 0, None)))({}, keys, data)
+    np.testing.assert_allclose(-value, np.full(3, exact), rtol=1e-5)
+    again, _ = jax.jit(loss)({}, keys[0], data)
+    np.testing.assert_allclose(again, value[0], rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda y: loss({}, keys[0], {"y": y})[0]))(y)
+    on = np.exp(np.log(0.3) + dist.Normal(1.0, 1.0).log_prob(y) - exact)
+    np.testing.assert_allclose(slope, y - on, rtol=1e-5)
+
+
+def test_a_loss_is_of_a_plan():
+    model, _ = single(dist.Bernoulli(0.3))
+    with pytest.raises(TypeError, match=r"loss takes a plan, .*; found function"):
+        bbvi.loss(model)

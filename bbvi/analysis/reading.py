@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax.errors import (
     ConcretizationTypeError,
     TracerArrayConversionError,
@@ -159,8 +160,21 @@ def _failed(program: Callable[..., Any], error: BaseException, arrays: Any) -> s
     shapes = {n: jax.tree.map(jnp.shape, x) for n, x in arrays.items()}
     return (
         f"{name_of(program)} cannot be run with arrays of shapes {shapes}"
-        f"{_line(error, program)}: {type(error).__name__}: {error}"
+        f"{_line(error, program)}{_place(error)}: {type(error).__name__}: {error}"
     )
+
+
+def _place(error: BaseException) -> str:
+    """The site and the plate that NumPyro was at when an error arose."""
+    found = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        values = frame.f_locals
+        if isinstance(values.get("self"), numpyro.plate):
+            found["plate"] = values["self"].name
+        for message in (values.get("msg"), values.get("initial_msg")):
+            if isinstance(message, dict) and message.get("type") == "sample":
+                found["site"] = message["name"]
+    return "".join(f", {kind} {name!r}" for kind, name in sorted(found.items()))
 
 
 def read_deterministic(name: str, message: Mapping[str, Any]) -> Site:
