@@ -437,6 +437,19 @@ def test_a_score_function_that_names_no_control_variate_has_one_chosen():
     assert many.estimator == Antithetic
 
 
+@pytest.mark.parametrize(
+    ("case", "what"),
+    [
+        (cases.PLATE, "discrete, elements that share no cost term; "),
+        (cases.SCALAR, "discrete, one element; "),
+        (cases.COUPLED["sum"], "discrete, 3 coupled elements; "),
+    ],
+)
+def test_a_score_function_says_how_elements_hang_together(case, what):
+    found = made(case, estimators={"z": Score}).choices["z"].reason
+    assert found.startswith(f"as asked; {what}costs that each")
+
+
 def test_override_in_the_model():
     model, data = single(dist.Bernoulli(0.3), infer={"bbvi": Score})
     assert bbvi.plan(model, data).choices["z"].estimator == Score

@@ -91,8 +91,11 @@ class ScoreFunction(Estimator):
             why = "countable, without an end to sum to"
         elif situation.feeds:
             why = "discrete, and later draws of the guide depend on it"
-        else:
+        elif situation.coupled > 1:
             why = f"discrete, {situation.coupled} coupled elements"
+        else:
+            what = "elements that share no cost term" if site.shape else "one element"
+            why = f"discrete, {what}"
         each = "element" if site.shape else "site"
         control = self.control(situation.num_particles).reason(situation)
         return f"{why}; costs that each {each} influences, {control}"
