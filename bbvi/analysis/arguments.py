@@ -80,7 +80,8 @@ def read_arguments(model: Callable[..., Any], data: Any) -> Arguments:
 
     Raises:
         TypeError: Missing, unexpected or badly typed arguments, all in one message.
-        ValueError: Values that are NaN or infinite, all in one message.
+        ValueError: Values that are NaN or infinite, or that the programs' dtype cannot
+            hold; lists of numbers that are no array; all in one message.
     """
     named = by_name(model, data)
     arrays, static, problems = {}, {}, []
