@@ -5,7 +5,7 @@ density of one site as fine as the model allows, unscaled, so that scale and mas
 applied exactly once by those who sum. `bbvi.objective` uses the same two.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from math import isclose
 from typing import Any
@@ -37,6 +37,7 @@ from numpyro.distributions.distribution import (
 
 from bbvi._keys import Seed
 from bbvi._types import Array, Key
+from bbvi.analysis.summands import summands
 
 Trace = Mapping[str, dict[str, Any]]
 _WRAPPERS = (MaskedDistribution, Independent, ExpandedDistribution)
@@ -55,14 +56,31 @@ def run(
 ) -> Trace:
     """The NumPyro trace of ``program(**kwargs)`` with some sites' values given.
 
+    A factor that ends in a sum is an event of its summands.
+
     Args:
         program: A model or guide.
         kwargs: Its arguments.
         key: For the sites that have no value.
         values: Values by name: latents, parameters, and the indices of plates.
     """
-    given = handlers.substitute(program, data=dict(values))
-    return handlers.trace(Seed(given, key)).get_trace(**kwargs)
+
+    def again() -> Trace:
+        given = handlers.substitute(program, data=dict(values))
+        return handlers.trace(Seed(given, key)).get_trace(**kwargs)
+
+    trace = again()
+    units = {n: s for n, s in trace.items() if type(s.get("fn")) is Unit}
+    if units:
+        finer = summands(lambda: _log_factors(again(), units))
+        for name, (costs, num_summed) in finer.items():
+            trace[name]["fn"] = Unit(costs).to_event(num_summed)
+            trace[name]["value"] = jnp.zeros((*jnp.shape(costs), 0))
+    return trace
+
+
+def _log_factors(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
+    return {name: trace[name]["fn"].log_factor for name in names}
 
 
 def refine(distribution: Distribution) -> Distribution:
