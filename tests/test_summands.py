@@ -15,6 +15,14 @@ from tests.cases import sample
 Z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 WEIGHTS = jnp.array([0.5, -1.0, 2.0])
 
+
+def squared(x, times):
+    """Each square has two ways back to x."""
+    for _ in range(times):
+        x = x * x
+    return x
+
+
 # The factor as a function of z, (3, 4), and the shape of its costs.
 FACTORS = {
     "sum": (lambda z: jnp.sum(z**2), (3, 4)),
@@ -34,6 +42,7 @@ FACTORS = {
     "offset": (lambda z: jnp.sum(z) + 1.0, ()),
     "one over": (lambda z: 1.0 / jnp.sum(z**2), ()),
     "function of a sum": (lambda z: jnp.tanh(jnp.sum(z)), ()),
+    "power by squaring": (lambda z: squared(z[0, 0] / 2, 40), ()),
     "no sum": (lambda z: z**2, (3, 4)),
     "constant": (lambda z: jnp.float32(2.0), ()),
 }

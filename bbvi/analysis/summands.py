@@ -41,7 +41,7 @@ def summands(
     jaxpr = closed.jaxpr
     made = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
     ends = zip(jax.tree.leaves({n: n for n in shapes}), jaxpr.outvars, strict=True)
-    sums = {name: _last_sum(var, made, ()) for name, var in ends}
+    sums = {name: _last_sum(var, made, (), set()) for name, var in ends}
     sums = {name: found for name, found in sums.items() if found is not None}
     if not sums:
         return {}
@@ -58,20 +58,24 @@ def summands(
     return found
 
 
-def _last_sum(var: Any, made: Mapping[Any, Any], factors: Any) -> _Sum | None:
-    eqn = None if isinstance(var, Literal) else made.get(var)
+def _last_sum(
+    var: Any, made: Mapping[Any, Any], factors: Any, seen: set[Any]
+) -> _Sum | None:
+    """Through which factors a variable is a sum; what was `seen` is none."""
+    eqn = None if isinstance(var, Literal) or var in seen else made.get(var)
     if eqn is None:
         return None
+    seen.add(var)
     name, inputs = eqn.primitive.name, eqn.invars
     if name == "reduce_sum" and eqn.params["axes"]:
         return _Sum(inputs[0], tuple(eqn.params["axes"]), factors)
     if name == "neg":
         minus = Literal(np.array(-1, var.aval.dtype), var.aval)
-        return _last_sum(inputs[0], made, (*factors, ("mul", minus)))
+        return _last_sum(inputs[0], made, (*factors, ("mul", minus)), seen)
     if name in ("mul", "div"):
-        found = _last_sum(inputs[0], made, (*factors, (name, inputs[1])))
+        found = _last_sum(inputs[0], made, (*factors, (name, inputs[1])), seen)
         if found is None and name == "mul":
-            found = _last_sum(inputs[1], made, (*factors, (name, inputs[0])))
+            found = _last_sum(inputs[1], made, (*factors, (name, inputs[0])), seen)
         return found
     return None
 
