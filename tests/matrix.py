@@ -11,7 +11,7 @@ cell is either refused in those words or unbiased: none can vanish.
 import dataclasses
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -151,6 +151,52 @@ LAWS = {
     ),
 }
 
+# --- settings ------------------------------------------------------------------------
+
+MASK = jnp.array([True, False, True, True, False])
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What stands around the statements.
+
+    Attributes:
+        batch: Rows in a minibatch; None for no minibatches.
+        scale: Of the model, and of a guide that is written.
+        row_scale: Likewise, around the plate of rows alone.
+        is_masked: Whether some rows, steps or columns are masked.
+    """
+
+    batch: int | None = None
+    scale: float = 1.0
+    row_scale: float = 1.0
+    is_masked: bool = False
+
+    @contextmanager
+    def scaled(self, plate):
+        """The plate, with its scale."""
+        has_scale = self.row_scale != 1
+        scale = handlers.scale(scale=self.row_scale) if has_scale else nullcontext()
+        with scale, plate as index:
+            yield index
+
+    def seen(self, index=()):
+        """The statements under it are masked where the mask says so."""
+        return handlers.mask(mask=MASK[index]) if self.is_masked else nullcontext()
+
+
+SETTINGS = {
+    "full": Setting(),
+    "scale": Setting(scale=2.5),
+    "mask": Setting(is_masked=True),
+}
+for _batch in (1, 2, 5):
+    SETTINGS |= {
+        f"minibatch of {_batch}": Setting(_batch),
+        f"minibatch of {_batch}, scale": Setting(_batch, row_scale=2.5),
+        f"minibatch of {_batch}, mask": Setting(_batch, is_masked=True),
+    }
+
 # --- layouts -------------------------------------------------------------------------
 
 SHIFTS = jnp.array([0.0, 0.5, -0.4, 0.8, -0.2])
@@ -164,8 +210,8 @@ class Layout:
     Attributes:
         sites: Shapes of the latents, of the whole data.
         shape: Of the data.
-        model: From law, data, minibatch and mask.
-        guide: From the statement of a latent, minibatch and mask.
+        model: From law, data, minibatch and setting.
+        guide: From the statement of a latent, minibatch and setting.
         local: Axis of the minibatch in each latent that has one.
     """
 
@@ -180,106 +226,98 @@ def rows(batch, dim=-1):
     return numpyro.plate("rows", ROWS, batch, dim=dim)
 
 
-def seen(mask, index=()):
-    """The statements under it are masked where the mask says so."""
-    return nullcontext() if mask is None else handlers.mask(mask=mask[index])
-
-
 def observe(name, loc, y, scale=0.8):
     sample(name, dist.Normal(loc, scale), obs=y)
 
 
-MASK = jnp.array([True, False, True, True, False])
-
-
-def no_plate_model(law, y, batch, mask):
+def no_plate_model(law, y, batch, setting):
     z = law.draw("z", 0.3)
-    with rows(batch) as index, seen(mask, index):
+    with setting.scaled(rows(batch)) as index, setting.seen(index):
         observe("y", z + SHIFTS[index], y[index], 1.8)
 
 
-def no_plate_guide(held, batch, mask):
+def no_plate_guide(held, batch, setting):
     held("z")
 
 
-def plate_model(law, y, batch, mask):
-    with rows(batch) as index, seen(mask, index):
+def plate_model(law, y, batch, setting):
+    with setting.scaled(rows(batch)) as index, setting.seen(index):
         z = law.draw("z", 0.3 - SHIFTS[index])
         observe("y", z, y[index])
 
 
-def plate_guide(held, batch, mask):
-    with rows(batch) as index, seen(mask, index):
+def plate_guide(held, batch, setting):
+    with setting.scaled(rows(batch)) as index, setting.seen(index):
         held("z", index)
 
 
-def nested_model(law, y, batch, mask):
+def nested_model(law, y, batch, setting):
     with numpyro.plate("groups", 2, dim=-2):
         a = law.draw("a", 0.2 * jnp.ones((2, 1)))
-        with rows(batch) as index, seen(mask, index):
+        with setting.scaled(rows(batch)) as index, setting.seen(index):
             b = law.draw("b", 1.4 * a - 0.6 + SHIFTS[index])
             observe("y", 0.7 * a + b, y[:, index])
 
 
-def nested_guide(held, batch, mask):
+def nested_guide(held, batch, setting):
     with numpyro.plate("groups", 2, dim=-2):
         held("a")
-        with rows(batch) as index, seen(mask, index):
+        with setting.scaled(rows(batch)) as index, setting.seen(index):
             held("b", (slice(None), index))
 
 
-def scan_model(law, y, batch, mask):
+def scan_model(law, y, batch, setting):
     plate = rows(batch)
 
     def step(before, inputs):
-        y, mask = inputs
-        with seen(mask):
+        y, at = inputs
+        with setting.seen(at):
             z = law.draw("z", 3.0 * before - 2.0)
-            with plate as index:
+            with setting.scaled(plate) as index:
                 observe("y", z + SHIFTS[index], y[index], 1.8)
         return z, None
 
-    scan(step, jnp.zeros(()), (y, None if mask is None else mask[:STEPS]))
+    scan(step, jnp.zeros(()), (y, jnp.arange(STEPS)))
 
 
-def scan_guide(held, batch, mask):
-    with seen(mask, slice(STEPS)):
+def scan_guide(held, batch, setting):
+    with setting.seen(slice(STEPS)):
         held("z")
 
 
-def loop_model(law, y, batch, mask):
+def loop_model(law, y, batch, setting):
     z, plate = jnp.zeros(()), rows(batch)
     for step in range(STEPS):
-        with seen(mask, step):
+        with setting.seen(step):
             z = law.draw(f"z{step}", 3.0 * z - 2.0)
-            with plate as index:
+            with setting.scaled(plate) as index:
                 observe(f"y{step}", z + SHIFTS[index], y[step][index], 1.8)
 
 
-def loop_guide(held, batch, mask):
+def loop_guide(held, batch, setting):
     for step in range(STEPS):
-        with seen(mask, step):
+        with setting.seen(step):
             held(f"z{step}")
 
 
-def batch_dims_model(law, y, batch, mask):
+def batch_dims_model(law, y, batch, setting):
     """The data have an axis as long as the latent's, which is another one in truth."""
     z = law.draw("z", jnp.array([0.3, -0.5]))
-    with rows(batch, -2) as index, seen(mask, (index, None)):
+    with setting.scaled(rows(batch, -2)) as index, setting.seen((index, None)):
         observe("y", MIXES @ z + SHIFTS[index][:, None], y[index], 1.2)
 
 
-def coupled_model(law, y, batch, mask):
+def coupled_model(law, y, batch, setting):
     """A plate whose elements are not independent: each sees the others."""
     with numpyro.plate("columns", COLUMNS):
-        with seen(mask, slice(COLUMNS)):
+        with setting.seen(slice(COLUMNS)):
             z = law.draw("z", jnp.array([0.3, -0.5]))
-        with rows(batch, -2) as index:
+        with setting.scaled(rows(batch, -2)) as index:
             observe("y", MIXES @ z + SHIFTS[index][:, None], y[index], 1.2)
 
 
-def coupled_guide(held, batch, mask):
-    with numpyro.plate("columns", COLUMNS), seen(mask, slice(COLUMNS)):
+def coupled_guide(held, batch, setting):
+    with numpyro.plate("columns", COLUMNS), setting.seen(slice(COLUMNS)):
         held("z")
 
 
@@ -298,32 +336,7 @@ LAYOUTS = {
     "coupled plate": Layout(_TWO, (ROWS, COLUMNS), coupled_model, coupled_guide),
 }
 
-# --- settings and cases --------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What stands around the statements.
-
-    Attributes:
-        batch: Rows in a minibatch; None for no minibatches.
-        scale: Of the model, and of a guide that is written.
-        is_masked: Whether some rows, steps or columns are masked.
-    """
-
-    batch: int | None = None
-    scale: float = 1.0
-    is_masked: bool = False
-
-
-SETTINGS = {
-    "full": Setting(),
-    "minibatch of 1": Setting(batch=1),
-    "minibatch of 2": Setting(batch=2),
-    "minibatch of 5": Setting(batch=5),
-    "scale": Setting(scale=2.5),
-    "mask": Setting(is_masked=True),
-}
+# --- cases ---------------------------------------------------------------------------
 
 
 @cache
@@ -331,12 +344,7 @@ def case_of(law_name, layout_name, setting_name, summed=False):
     """Model, guide, parameters and exact bound; no estimators yet."""
     law, layout = LAWS[law_name], LAYOUTS[layout_name]
     setting = SETTINGS[setting_name]
-    mask = MASK if setting.is_masked else None
     rng = np.random.default_rng([*map(ord, law_name + layout_name)])
-
-    def model(y, batch=None):
-        layout.model(law, y, batch, mask)
-
     params = {}
     for name, shape in layout.sites.items():
         params |= law.start(name, shape, rng)
@@ -346,26 +354,33 @@ def case_of(law_name, layout_name, setting_name, summed=False):
         given = [jnp.asarray(param(n, params[n]))[at] for n in names]
         return sample(name, law.factor(*given))
 
-    def guide(y, batch=None):
-        layout.guide(held, batch, mask)
+    # A family's q has the plates and masks of the model, but not its powers.
+    of_guide = setting
+    if law.family is not None:
+        of_guide = dataclasses.replace(setting, scale=1.0, row_scale=1.0)
 
-    if setting.scale != 1:
-        model = handlers.scale(model, scale=setting.scale)
-        if law.family is None:
-            guide = handlers.scale(guide, scale=setting.scale)
+    def model(y, batch=None):
+        layout.model(law, y, batch, setting)
+
+    def guide(y, batch=None):
+        layout.guide(held, batch, of_guide)
+
     whole = Case(
-        model,
+        powered(model, setting.scale),
         {"y": rng.normal(0.6, 1.0, layout.shape).astype(np.float32)},
-        guide,
+        powered(guide, of_guide.scale),
         params,
         family=law.family,
         detectable=0.15,
         summed=tuple(layout.sites) if summed else (),
     )
-    data = (
-        whole.data if setting.batch is None else {**whole.data, "batch": setting.batch}
-    )
-    return whole.but(data=data, exact=exact_bound(law, layout, whole))
+    batch = {} if setting.batch is None else {"batch": setting.batch}
+    bound = exact_bound(law, layout, whole)
+    return whole.but(data={**whole.data, **batch}, exact=bound)
+
+
+def powered(program, scale):
+    return program if scale == 1 else handlers.scale(program, scale=scale)
 
 
 def exact_bound(law, layout, whole, by_rows=True):

@@ -10,6 +10,7 @@ import math
 from contextlib import nullcontext
 
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -126,10 +127,9 @@ def programs(draw, overridden=True, most=4):
         tuple(nodes),
         chain,
         draw(st.sampled_from([1.0, 1.0, 2.0])),
-        draw(st.booleans()) and not batch,
+        draw(st.booleans()),
         batch,
         draw(st.booleans()),
-        draw(st.integers(0, 2**16)),
     )
 
 
@@ -220,7 +220,7 @@ def case_of(program):
     """Model, guide, parameters and grid."""
     numbers = _Numbers(program.seed)
     rows = {n.name for n in program.nodes if n.in_rows}
-    mask = np.arange(ROWS) != 1
+    mask = jnp.arange(ROWS) != 1
 
     def plate(batch):
         return numpyro.plate("rows", ROWS, batch)
@@ -237,7 +237,7 @@ def case_of(program):
                 return sample(node.name, fn)
             with handlers.scale(scale=program.scale):
                 if program.mask:
-                    fn = fn.mask(mask)
+                    fn = fn.mask(mask[index])
                 return sample(node.name, fn, obs=obs[index])
 
     def model(batch=None, **data):
@@ -320,13 +320,16 @@ def _data(numbers, program):
 
 def _params(numbers, program, guide, data):
     batch = {"batch": program.batch} if program.batch else {}
-    trace = handlers.trace(handlers.seed(guide, 0)).get_trace(**data, **batch)
-    sites = {n: site for n, site in trace.items() if site["type"] == "param"}
+
+    def start():
+        trace = handlers.trace(handlers.seed(guide, 0)).get_trace(**data, **batch)
+        params = (s for s in trace.values() if s["type"] == "param")
+        return {site["name"]: site["value"] for site in params}
+
     params = {}
-    for name, site in sites.items():
-        shape = np.shape(site["value"])
-        flat = [0.6 * numbers[name, str(i)] for i in range(math.prod(shape))]
+    for name, value in jax.eval_shape(start).items():
+        flat = [0.6 * numbers[name, str(i)] for i in range(value.size)]
         low, high = RANGES.get(name.rpartition(".")[2], (-3.0, 3.0))
         flat = np.clip(flat, low, high)
-        params[name] = np.array(flat, np.float32).reshape(shape)
+        params[name] = np.array(flat, np.float32).reshape(value.shape)
     return params

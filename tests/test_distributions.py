@@ -19,6 +19,7 @@ from bbvi import estimators
 from tests import distributions
 from tests.distributions import GROUPS, ROWS
 from tests.statistics import assert_unbiased
+from tests.test_gradients import QUICKLY
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs/explanation/distributions.md"
 PARTLY = estimators.ScoreFunction(control_variate=estimators.SumAndSample())
@@ -231,12 +232,13 @@ def test_gradient(group):
     plan = bbvi.plan(costly(*rows), guide=param_guide(*rows), num_particles=4)
     params = jax.tree.map(
         lambda x: x + 0.2 / (1 + jnp.arange(x.size)).reshape(x.shape),
-        plan.init(jax.random.key(0)),
+        jax.jit(plan.init, compiler_options=QUICKLY)(jax.random.key(0)),
     )
     loss = bbvi.loss(plan)
     keys = jax.random.split(jax.random.key(1), 5_000 if group == "implicit" else 16_000)
     slope = jax.jit(
-        jax.vmap(lambda key: jax.grad(lambda p: -loss(p, key, {})[0])(params))
+        jax.vmap(lambda key: jax.grad(lambda p: -loss(p, key, {})[0])(params)),
+        compiler_options=QUICKLY,
     )
     drawn = slope(keys)
     for i, (row, exact) in enumerate(

@@ -21,6 +21,7 @@ from bbvi.drawing import log_joint
 from bbvi.guides.noncentered import noncentrable
 from bbvi.planning import PlanError
 from tests.cases import f, sample
+from tests.test_gradients import QUICKLY
 
 Y, X = f(2.8, 0.8, -0.3, 0.7), f(-1.0, 0.4, 0.2, 1.3)
 DATA = {"y": Y, "x": X}
@@ -51,7 +52,7 @@ def rewritten(**kwargs):
 
 
 def params_like(plan):
-    start = plan.init(jax.random.key(0))
+    start = jax.jit(plan.init, compiler_options=QUICKLY)(jax.random.key(0))
     moves = {n: 0.3 * jnp.sin(1.0 + jnp.arange(x.size)) for n, x in start.items()}
     return {n: x + moves[n].reshape(x.shape) for n, x in start.items()}
 
@@ -64,8 +65,9 @@ def both():
 
 
 def slope_of(plan, params):
-    value = jax.value_and_grad(bbvi.loss(plan), has_aux=True)
-    return value(params, jax.random.key(1), DATA)
+    slope = jax.value_and_grad(bbvi.loss(plan), has_aux=True)
+    compiled = jax.jit(slope, compiler_options=QUICKLY)
+    return compiled(params, jax.random.key(1), DATA)
 
 
 def test_bound_and_gradient_are_those_of_the_rewritten_model(both):
@@ -100,10 +102,11 @@ def test_the_mode_is_sought_in_its_own_coordinates(both):
     at = jnp.sin(jnp.arange(16.0))
     centred = bbvi.plan(model, DATA, guide=guides.FullRank())
     params = params_like(ours)
-    found = [
-        log_joint(plan, tuple(plan.analysis.latents), params, DATA)(at)[0]
+    joints = [
+        log_joint(plan, tuple(plan.analysis.latents), params, DATA)
         for plan in (ours, numpyros, centred)
     ]
+    found = [jax.jit(fn, compiler_options=QUICKLY)(at)[0] for fn in joints]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
     assert abs(found[2] - found[0]) > 1
 
