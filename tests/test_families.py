@@ -297,6 +297,12 @@ GRADIENTS = {
     "discrete rows of 2, local": discrete_case(2, cases.Local),
     "discrete rows of 2, summed out": discrete_case(2, cases.Marginalized),
 }
+
+
+def slowly(*names):
+    return pytest.param(*names, marks=pytest.mark.slow)
+
+
 SLOW = {
     "rows of 2, sticking the landing",
     "discrete rows of 2, summed out",
@@ -312,7 +318,7 @@ SLOW = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GRADIENTS],
+    [slowly(n) if n in SLOW else n for n in GRADIENTS],
 )
 def test_gradient_is_unbiased(name):
     case = GRADIENTS[name]
@@ -337,7 +343,7 @@ def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
 # --- densities, steps, refusals -------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["low rank", "cells, groups of 2", "rows of 2"])
+@pytest.mark.parametrize("name", ["low rank", slowly("cells, groups of 2")])
 def test_draws_carry_the_density_of_the_whole_gaussian(name):
     """`log_q` on the full data is that of the constrained Gaussian, by hand."""
     case = GRADIENTS[name].but(estimators={}, num_particles=1)

@@ -468,6 +468,7 @@ def summed(log_prior, sd, y):
     return mean, np.sqrt(probs @ values**2 - mean**2), logsumexp(log_joint)
 
 
+@pytest.mark.slow
 def test_countable_latent_by_summation():
     fit = bbvi.fit(count_model, {"y": 9.0}, **QUIET)
     assert isinstance(fit.plan.choices["z"].estimator, estimators.ScoreFunction)

@@ -243,7 +243,8 @@ def test_control_double_control_with_its_own_slope(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["poisson of 1, two values summed", "categorical, two values summed"]
+    "name",
+    [slowly("poisson of 1, two values summed"), "categorical, two values summed"],
 )
 def test_control_that_sums_what_it_samples(name, monkeypatch):
     honest = objective.scored_site

@@ -118,7 +118,7 @@ FEW = spread(
         for c in EXISTING
         if c[0] != SLOW_LAW and c[1::2] != ("nested plates", "marginalized")
     ],
-    22,
+    12,
 )
 
 
