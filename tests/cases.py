@@ -727,9 +727,9 @@ def mixed_minibatch(batch):
     )
 
 
-def scaled_case(scale, case=PLATE):
+def scaled_case(scale):
     """A power of the model's density; a family's q is none."""
-    return case.but(model=handlers.scale(case.model, scale=scale))
+    return PLATE.but(model=handlers.scale(PLATE.model, scale=scale))
 
 
 def scaled_pair(scale):
