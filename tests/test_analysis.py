@@ -1,5 +1,6 @@
 """What `bbvi.analyze` finds out, and what it says to bad input."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -535,6 +536,26 @@ def test_a_distribution_that_does_not_fit_into_its_plate():
 
     message = raises(model, {"x": np.zeros(5)}, r"arrays of shapes \{'x': \(5,\)\}")
     assert ", plate 'rows', site 'mu': ValueError" in message
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_a_scale_of_a_plate_that_scan_hides(is_inside):
+    def model(y):
+        plate = nullcontext() if is_inside else numpyro.plate("rows", 6, 3)
+
+        def step(carry, y):
+            with numpyro.plate("rows", 6, 3) if is_inside else plate as index:
+                z = sample("z", dist.Bernoulli(0.3))
+                sample("y", dist.Normal(1.0 * z, 1), obs=y[index])
+            return carry, None
+
+        scan(step, 0.0, y)
+
+    data = {"y": np.ones((4, 6), np.float32)}
+    if is_inside:
+        raises(model, data, "site 'z'.*scaled in plate 'rows'.*make the plate before")
+    else:
+        assert bbvi.analyze(model, data).plate_scale("z") == 2
 
 
 def test_a_plate_without_elements():

@@ -12,6 +12,7 @@ from bbvi.analysis.arguments import Arguments, read_arguments
 from bbvi.analysis.checks import (
     MISDERIVED,
     check_derived,
+    hidden_scale,
     misderived,
     outside_support,
     problems_of,
@@ -188,6 +189,7 @@ def _read_model(
             if message["type"] == "sample":
                 sites[name] = read_site(name, message)
                 problems.extend(problems_of(sites[name], message))
+                problems.extend(hidden_scale(sites[name], trace))
             elif message["type"] == "deterministic":
                 sites[name] = read_deterministic(name, message)
             if kind_of(message) == "observed":

@@ -1,7 +1,7 @@
 """What can be wrong with a traced model, as sentences that name site and plate."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from numbers import Number
 from typing import Any
 
@@ -30,6 +30,18 @@ def misderived(what: str) -> str:
         f"derivative of its log_prob in them is wrong: fix the bounds, or write the "
         f"log density in numpyro.factor"
     )
+
+
+def hidden_scale(site: Site, plates: Container[str]) -> list[str]:
+    """Problem of a scaled site in a plate that ``scan`` hides, and so its size."""
+    hidden = [plate for plate in site.plates if plate not in plates]
+    if not hidden or site.scale == 1:
+        return []
+    return [
+        f"{site.describe} is scaled in plate {hidden[0]!r}, which is made inside scan, "
+        f"where it cannot be seen whether it is subsampled: make the plate before the "
+        f"scan, plate = numpyro.plate(...), and enter it inside, with plate"
+    ]
 
 
 def problems_of(site: Site, message: dict[str, Any]) -> list[str]:
