@@ -7,6 +7,7 @@ applied exactly once by those who sum. `bbvi.objective` uses the same two.
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from functools import partial
 from math import isclose
 from typing import Any
 
@@ -143,36 +144,45 @@ def unmask(distribution: Distribution) -> Distribution:
 
 
 @jax.custom_jvp
-def _tail(logits: Array) -> Array:
-    r"""$\log(1 + e^{-|l|})$.
+def _log_sigmoid(signed: Array, logits: Array) -> Array:
+    r"""$\log\sigma(m) = \min(m, 0) - \log(1 + e^{-|l|})$ of $m = \pm l$.
 
-    Its derivative at 0, where it has a kink, is the mean of those on either side; the
-    second one is that on either side.
+    Its derivatives at 0, where both parts have a kink, are those of $\log\sigma$.
     """
-    return jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return _nearer(signed, logits) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-@_tail.defjvp
-def _tail_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (logits,), (tangent,) = primals, tangents
+@_log_sigmoid.defjvp
+def _log_sigmoid_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (signed, logits), (d_signed, d_logits) = primals, tangents
+    nearer = partial(_nearer, logits=logits)
+    value, tangent = jax.jvp(nearer, (signed,), (d_signed,))
     far = jnp.exp(-jnp.abs(logits))
     slope = far / (1 + far)
     half = lax.select(logits == 0, jnp.full_like(slope, 0.5), jnp.zeros_like(slope))
-    return jnp.log1p(far), tangent * (lax.select(logits >= 0, -slope, slope) + half)
+    d_tail = lax.select(logits >= 0, -slope, slope) + half
+    return value - jnp.log1p(far), tangent - d_logits * d_tail
+
+
+def _nearer(signed: Array, logits: Array) -> Array:
+    # A constant 0 would be an array of its own in a program that XLA compiles for CPUs.
+    zero = jnp.isnan(logits).astype(logits.dtype)
+    return jnp.minimum(signed, zero)
 
 
 class _Binary(BernoulliLogits):
     r"""A Bernoulli whose value is 0 or 1 and is not differentiated.
 
-    $\min(\pm l, 0) - \log(1 + e^{-|l|})$ needs no care where $l$ is infinite, unlike
-    the form that is linear in the value. At any other value it is NaN.
+    $\log\sigma(\pm l)$ needs no care where $l$ is infinite, unlike the form that is
+    linear in the value. At any other value it is NaN.
     """
 
     def log_prob(self, value: Array) -> Array:
         logits = jnp.asarray(self.logits, jnp.result_type(self.logits, float))
         sign = jnp.where(value == 1, 1.0, jnp.where(value == 0, -1.0, jnp.nan))
-        nearer = jnp.minimum(sign.astype(logits.dtype) * logits, 0)
-        return nearer - _tail(logits)
+        return _log_sigmoid(sign.astype(logits.dtype) * logits, logits)
 
 
 def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
