@@ -8,7 +8,7 @@ here that ArviZ computes. ArviZ takes a second to import, so it is imported on u
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def to_arviz(
     posterior: Group,
     *,
     dims: Dims,
+    plates: Dims | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     sample_stats: Group | None = None,
     log_likelihood: Group | None = None,
@@ -56,6 +57,7 @@ def to_arviz(
         dims: names of the leading axes of each array after that of the draws, ``None``
             for one without a name. One name list serves a site in every group; in
             ``log_likelihood``, where a site lacks its event axes, their names lapse.
+        plates: likewise, for sites that are not in ``dims`` and may be in no group.
         coords: labels along a dimension, by its name; default 0, 1, 2, ...
         sample_stats: a number a draw, such as ``log_p`` and ``log_q``, `(num_draws,)`.
         log_likelihood: of each observation, `(num_draws, *site.shape)`.
@@ -69,7 +71,9 @@ def to_arviz(
             anything else is written as text, as netCDF knows only these.
 
     Raises:
-        ValueError: if arrays, ``dims`` and ``coords`` disagree; all problems at once.
+        TypeError: if ``dims`` or ``coords`` are not mappings to lists.
+        ValueError: if arrays, ``dims`` and ``coords`` disagree, or name what no group
+            has; all problems at once.
 
     Example:
         >>> tree = to_arviz({"b": np.zeros((100, 2))}, dims={"b": ["group"]})
@@ -87,10 +91,16 @@ def to_arviz(
         "constant_data": constant_data,
     }
     groups = {name: _arrays(group) for name, group in given.items() if group}
+    _check_lists("dims", dims)
+    _check_lists("coords", coords or {})
     free = {dim: f"{dim}_" for dim in _SAMPLE_DIMS}
+    known = {site for group in groups.values() for site in group}
+    problems = _unknown("dims", dims, "site", known)
+    dims = {**(plates or {}), **dims}
     dims = {site: [free.get(d or "", d) for d in names] for site, names in dims.items()}
     labels = {free.get(dim, dim): along for dim, along in (coords or {}).items()}
-    problems = []
+    named = {d for site in known & set(dims) for d in dims[site] if d}
+    problems += _unknown("coords", labels, "dimension", named)
     for name, group in groups.items():
         problems += _draws_problems(name, group)
         problems += _dims_problems(name, _shapes(name, group), dims, labels)
@@ -171,6 +181,29 @@ def _draws_problems(name: str, group: Mapping[str, NDArray[Any]]) -> list[str]:
     return [
         f"group '{name}': expected a leading axis of draws, equally long at every "
         f"site; found {shapes}."
+    ]
+
+
+def _check_lists(argument: str, given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"to_arviz: {argument} must map names to lists; found {given!r}"
+        )
+    for name, names in given.items():
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(
+                f"to_arviz: {argument}[{name!r}] must be a list; found {names!r}"
+            )
+
+
+def _unknown(
+    argument: str, given: Iterable[str], what: str, known: Collection[str]
+) -> list[str]:
+    return [
+        f"{argument}: expected a {what} of the fit, one of {sorted(known)}; found "
+        f"{name!r}"
+        for name in given
+        if name not in known
     ]
 
 

@@ -190,7 +190,8 @@ def _read_limits(
     for name, count in counts.items():
         if count is not None:
             read_count(name, count)
-    if not isinstance(max_seconds, (int, float, np.number, NoneType)):
+    numbers = (int, float, np.number, NoneType)
+    if isinstance(max_seconds, bool) or not isinstance(max_seconds, numbers):
         raise TypeError(f"max_seconds must be a number; found {max_seconds!r}")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive; found {max_seconds!r}")

@@ -297,7 +297,8 @@ class Fit:
         seen = described["observed"]
         return to_arviz(
             made.values,
-            dims={**described["dims"], **(dims or {})},
+            dims={} if dims is None else dims,
+            plates=described["dims"],
             coords=coords,
             sample_stats={"log_p": made.log_p, "log_q": made.log_q},
             log_likelihood=made.log_likelihood or None,

@@ -175,6 +175,30 @@ WRONG = {
         {"posterior": {"a": np.zeros((4, 2))}, "dims": {"a": ["a"]}},
         "site 'a': expected dimensions named apart",
     ),
+    "unknown site": (
+        {"posterior": {"a": np.zeros((4, 2))}, "dims": {"b": ["row"]}},
+        "dims: expected a site of the fit, one of \\['a'\\]; found 'b'",
+    ),
+    "unknown dimension": (
+        {
+            "posterior": {"a": np.zeros((4, 2))},
+            "dims": {"a": ["row"]},
+            "coords": {"rows": [1, 2]},
+        },
+        "coords: expected a dimension of the fit, one of \\['row'\\]; found 'rows'",
+    ),
+}
+NO_LISTS = {
+    "dims as a list": ({"dims": ["a"]}, "dims must map names to lists.*'a'"),
+    "dims of text": ({"dims": {"a": "row"}}, "dims\\['a'\\] must be a list.*'row'"),
+    "coords as a list": (
+        {"dims": {"a": ["row"]}, "coords": [1, 2]},
+        "coords must map names to lists.*1, 2",
+    ),
+    "coords of a number": (
+        {"dims": {"a": ["row"]}, "coords": {"row": 2}},
+        "coords\\['row'\\] must be a list.*found 2",
+    ),
 }
 
 
@@ -183,6 +207,13 @@ def test_disagreement_is_refused_with_its_place(case):
     arguments, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         to_arviz(**arguments)
+
+
+@pytest.mark.parametrize("case", NO_LISTS)
+def test_names_that_are_no_lists_are_refused(case):
+    arguments, message = NO_LISTS[case]
+    with pytest.raises(TypeError, match=message):
+        to_arviz({"a": np.zeros((4, 2))}, **arguments)
 
 
 def test_all_disagreements_are_reported_at_once():

@@ -341,6 +341,8 @@ def test_several_keys_are_no_seed(make):
 def test_seconds_as_text_are_refused():
     with pytest.raises(TypeError, match="max_seconds must be.*found '1'"):
         bbvi.fit(normal_model, normal_data(), max_seconds="1", **QUIET)
+    with pytest.raises(TypeError, match="max_seconds must be.*found True"):
+        bbvi.fit(normal_model, normal_data(), max_seconds=True, **QUIET)
 
 
 def test_no_data_names_what_is_missing():
