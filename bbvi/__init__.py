@@ -15,6 +15,7 @@ with collector_paused():
     from bbvi.fitting import fit
     from bbvi.loading import load
     from bbvi.objective import loss
+    from bbvi.piloting import pilot
     from bbvi.planning import Plan, PlanError, plan
     from bbvi.result import Fit
     from bbvi.verdict import Level, Status, Verdict
@@ -37,5 +38,6 @@ __all__ = [
     "guides",
     "load",
     "loss",
+    "pilot",
     "plan",
 ]

@@ -66,11 +66,14 @@ class Choice:
         estimator: The one chosen.
         reason: Why.
         rejected: Why not, for every other estimator.
+        ties: Score functions with the other control variates that are sound and
+            affordable, which `bbvi.pilot` compares.
     """
 
     estimator: Estimator
     reason: str
     rejected: dict[Estimator, str]
+    ties: tuple[Estimator, ...] = ()
 
 
 def sum_out(
@@ -259,23 +262,30 @@ def rows_of(
     return tuple(n * (axis not in coupled) for axis, n in enumerate(whole))
 
 
-def controlled(situation: Situation) -> ScoreFunction:
-    """The score function with the first control variate that is sound and affordable.
+def controlled(situation: Situation) -> tuple[ScoreFunction, ...]:
+    """Score functions with each control variate that is sound and affordable.
 
-    The default of the class is left unsaid.
+    The first is the choice; there the default of the class is left unsaid.
     """
     limit = _limit(situation)
     sound = (c for c in CONTROLS if c.refusal(situation) is None)
-    control = next(c for c in sound if c.cost(situation) <= limit)
+    first, *others = (c for c in sound if c.cost(situation) <= limit)
     plain = ScoreFunction()
-    if control == plain.control(situation.num_particles):
-        return plain
-    return ScoreFunction(control_variate=control)
+    is_plain = first == plain.control(situation.num_particles)
+    named = tuple(ScoreFunction(control_variate=control) for control in others)
+    return (plain if is_plain else ScoreFunction(control_variate=first), *named)
 
 
 def _limit(situation: Situation) -> int:
     """Evaluations that a site may cost."""
     return MAX_VALUES if situation.coupled == 1 else MAX_COUPLED
+
+
+def _ties(
+    chosen: Estimator, scored: tuple[ScoreFunction, ...]
+) -> tuple[Estimator, ...]:
+    is_scored = isinstance(chosen, ScoreFunction)
+    return tuple(other for other in scored if is_scored and other != chosen)
 
 
 def choose(
@@ -295,9 +305,10 @@ def choose(
             rejected[estimator] = refusal
     names = " or ".join(f"estimators.{e!r}" for e in sound)
     where = situation.site.describe
+    scored = controlled(situation) if ScoreFunction() in sound else ()
     if override is not None:
-        if override == ScoreFunction() and override in sound:
-            override = controlled(situation)
+        if override == ScoreFunction() and scored:
+            override = scored[0]
         refusal = override.refusal(situation)
         if not isinstance(override, tuple(map(type, PREFERENCE))):
             refusal = "bbvi.objective does not know how to form its gradient"
@@ -311,16 +322,18 @@ def choose(
         for estimator in sound:
             rejected.setdefault(estimator, f"overridden by {override!r}")
         kept = {e: r for e, r in rejected.items() if type(e) is not type(override)}
-        return Choice(override, f"as asked; {override.reason(situation)}", kept)
+        reason = f"as asked; {override.reason(situation)}"
+        return Choice(override, reason, kept, _ties(override, scored))
     limit = _limit(situation)
     for estimator in sound:
         cost = estimator.cost(situation)
         if cost <= limit or estimator is sound[-1]:
             after = _after(estimator)
             if estimator == ScoreFunction():
-                estimator = controlled(situation)
+                estimator = scored[0]
             reason = estimator.reason(situation)
-            return Choice(estimator, reason, {**after, **rejected})
+            ties = _ties(estimator, scored)
+            return Choice(estimator, reason, {**after, **rejected}, ties)
         rejected[estimator] = f"{cost} further evaluations, more than {limit}"
     reasons = "; ".join(f"{type(e).__name__}: {why}" for e, why in rejected.items())
     problems.append(

@@ -64,6 +64,12 @@ class Plan:
         )
 
     @property
+    def estimators(self) -> dict[str, Estimator]:
+        """Estimators of the latents by name, as `plan` and `bbvi.fit` take them."""
+        chosen = {name: choice.estimator for name, choice in self.choices.items()}
+        return {name: e for name, e in chosen.items() if name in self.analysis.latents}
+
+    @property
     def marginalized(self) -> tuple[str, ...]:
         """Sites that are summed out of the model."""
         return self.sites_of(Marginalized)
@@ -134,7 +140,8 @@ class Plan:
         by_site: dict[tuple[str, str], list[str]] = {}
         for name, choice in self.choices.items():
             for estimator, why in choice.rejected.items():
-                kind = type(estimator).__name__
+                plain = type(estimator) is not type(choice.estimator)
+                kind = type(estimator).__name__ if plain else repr(estimator)
                 by_site.setdefault((kind, why), []).append(name)
         shared: dict[tuple[str, str], list[str]] = {}
         for (kind, why), names in by_site.items():

@@ -201,6 +201,7 @@ SLOW = {
     "vector, score",
     "mixed, score",
     "gaussian, score",
+    "steps",
 }
 
 

@@ -329,10 +329,7 @@ def test_gradient_is_unbiased(name):
     assert_unbiased(draws_of(case, plan), exact, **demands(case, exact))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["rows of 2", pytest.param("cells, groups of 2", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("name", ["rows of 2", slowly("cells, groups of 2")])
 def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
     monkeypatch.setattr(Block, "scale", 1.0)
     case = GRADIENTS[name].but(detectable=0.1)
@@ -408,7 +405,9 @@ def test_gaussian_of_a_family_has_its_moments(name):
     np.testing.assert_allclose(found.covariance(), covariance, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize(
+    "name", ["low rank", *map(slowly, ("cells, groups of 2", "rows of 2"))]
+)
 def test_full_rank_starts_where_another_family_ended(name):
     case = GRADIENTS[name].but(data=rows_case(None).data if "rows" in name else CELLS)
     plan = plan_of(case)
@@ -444,7 +443,9 @@ def test_richer_families_start_from_mean_field(family):
         np.testing.assert_allclose(again.scale[site], found.scale[site], rtol=0.1)
 
 
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize(
+    "name", ["rows of 2", *map(slowly, ("low rank", "cells, groups of 2"))]
+)
 def test_steps_are_in_units_of_q(name):
     """A step of the locations alone moves the mean by a root of the covariance."""
     case = GRADIENTS[name]

@@ -482,6 +482,7 @@ def test_countable_latent_by_summation():
     assert_bound(fit, log_evidence, gap=0.15)
 
 
+@pytest.mark.slow
 def test_countable_latent_narrower_than_its_family():
     """The best negative binomial is the Poisson, its limit."""
     fit = bbvi.fit(poisson_model, {"y": 5.2}, **QUIET)

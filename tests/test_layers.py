@@ -34,7 +34,7 @@ _RESULT = _PROGRAMS | {
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
 _DRIVING = _RESULT | {"result", "watching", "reach"}
 _FITTING = _DRIVING | {"driving"}
-_ALL = _FITTING | {"fitting", "loading", "elbo", "expectation"}
+_ALL = _FITTING | {"fitting", "loading", "elbo", "expectation", "piloting"}
 MAY_IMPORT = {
     "_types": set(),
     "_collector": set(),
@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "planning": _PLANNING,
     "surrogates": _SURROGATES,
     "objective": _OBJECTIVE,
+    "piloting": _DRAWING,
     "elbo": _DRAWING,
     "expectation": _DRAWING,
     "drawing": _DRAWING,

@@ -85,7 +85,10 @@ def line(x, y):
         numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x, sigma), obs=y)
 
 
-@pytest.mark.parametrize("guide", [guides.MeanField(), guides.FullRank()])
+@pytest.mark.parametrize(
+    "guide",
+    [pytest.param(guides.MeanField(), marks=pytest.mark.slow), guides.FullRank()],
+)
 def test_a_flat_prior_on_a_large_scale_is_no_obstacle(guide):
     """Least squares in ten thousands, far from where every start begins."""
     rng = np.random.default_rng(4)

@@ -125,6 +125,7 @@ def scored(program):
     return dataclasses.replace(program, nodes=nodes)
 
 
+@pytest.mark.slow
 def test_control_baselines_that_know_their_own_particle(monkeypatch):
     """Most random models show it, so that the thousand would."""
 

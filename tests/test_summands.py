@@ -99,7 +99,7 @@ def test_what_a_mask_hides_is_not_taken_apart():
     np.testing.assert_allclose(found, (WEIGHTS > 0) * (Z**2).sum(-1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((4,), marks=pytest.mark.slow), (3, 4)])
 def test_a_pair_potential_that_is_summed_is_summed_out_or_coloured(shape):
     """A chain is summed out, exactly; a grid has two colours."""
 

@@ -42,7 +42,11 @@ OVERCAUTIOUS = pytest.mark.xfail(strict=False, reason="k-hat sees only the far t
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[OVERCAUTIOUS] * (n == "beta, few counts"))
+        pytest.param(
+            n,
+            marks=[OVERCAUTIOUS] * (n == "beta, few counts")
+            + [pytest.mark.slow] * (n == "line, an AutoGuide of one draw"),
+        )
         for n in traps.BENIGN
     ],
 )

@@ -148,7 +148,7 @@ CHEAP = (
     "wells",
     "zip_counts",
 )
-SLOW = ("gauss_mix", "gauss_mix_marginalized", "old_faithful")
+SLOW = ("gauss_mix", "gauss_mix_marginalized", "hidden_markov", "old_faithful")
 # Posteriors that no Gaussian follows: inclusions of collinear columns; error rates of
 # annotators that are near 0.
 HARD = ("anaesthetists", "spike_slab")
