@@ -67,6 +67,8 @@ def pilot(
 
     Raises:
         TypeError: Of a wrong type.
+        ValueError: ``params`` are not those of the plan, or give no finite
+            gradient.
 
     Example:
         >>> import bbvi, numpyro, numpyro.distributions as dist
@@ -80,7 +82,7 @@ def pilot(
 
     References:
         Geffner and Domke (2020), A rule for gradient estimator selection, with an
-        application to variational inference, section 3.
+        application to variational inference.
     """
     if not isinstance(plan, Plan):
         raise TypeError(
@@ -89,9 +91,14 @@ def pilot(
         )
     key = read_key(seed)
     read_count("num_gradients", num_gradients)
-    first, *rest = jax.random.split(key, 2)
+    first, second = jax.random.split(key)
     params = plan.init(first) if params is None else params
-    keys = jax.random.split(rest[0], num_gradients)
+    if set(params) != set(plan.parameters):
+        raise ValueError(
+            f"params must be those of the plan, as from plan.init or fit.params, "
+            f"{sorted(plan.parameters)}; found {sorted(params)}"
+        )
+    keys = jax.random.split(second, num_gradients)
     data = jax.device_put(plan.analysis.arguments.arrays)
     for name in plan.sites_of(ScoreFunction):
         if name in plan.analysis.latents:
@@ -109,6 +116,11 @@ def _settled(plan: Plan, name: str, tried: Any) -> Plan:
         if other is not None:
             trials[estimator] = tried(other)
     best, trial = min(trials.items(), key=lambda item: item[1].work)
+    if not np.isfinite(trial.work):
+        raise ValueError(
+            f"no control variate of site {name!r} has a finite gradient at these "
+            f"params: pass those of a fit, bbvi.pilot(plan, fit.params)"
+        )
     others = {e: f"in the pilot {t}" for e, t in trials.items() if e != best}
     rejected = plan.choices[name].rejected
     why = trial.plan.choices[name].reason.removeprefix("as asked; ")

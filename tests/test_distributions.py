@@ -219,11 +219,15 @@ def exact_gradients(rows, params):
 @pytest.mark.parametrize(
     "group",
     [
-        "implicit",
-        *(
-            pytest.param(group, marks=pytest.mark.slow)
-            for group in ("one-dimensional", "moving", "scored", "finite", "countable")
-        ),
+        pytest.param(group, marks=pytest.mark.slow)
+        for group in (
+            "implicit",
+            "one-dimensional",
+            "moving",
+            "scored",
+            "finite",
+            "countable",
+        )
     ],
 )
 def test_gradient(group):

@@ -341,6 +341,7 @@ def bound_of_locals(params, y):
     return prior + jnp.sum(locals_ + likelihood + jnp.log(t)) + jnp.log(s)
 
 
+@pytest.mark.slow
 def test_an_autoguide_of_locals_in_a_minibatch():
     """Its plates see the model's own indices, and the scale counts once."""
     y = jnp.asarray([0.3, 1.9, -0.4, 1.1, 0.6])

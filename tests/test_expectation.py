@@ -202,6 +202,7 @@ SLOW = {
     "mixed, score",
     "gaussian, score",
     "steps",
+    "chain",
 }
 
 

@@ -313,6 +313,7 @@ SLOW = {
     "rows of 1",
     "discrete rows of 1, score",
     "discrete rows of 2, local",
+    "cells, groups of 2",
 }
 
 
@@ -391,7 +392,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize(
+    "name", ["low rank", "rows of 2", slowly("cells, groups of 2")]
+)
 def test_gaussian_of_a_family_has_its_moments(name):
     case = GRADIENTS[name]
     plan = plan_of(case)
@@ -423,7 +426,7 @@ def test_full_rank_starts_where_another_family_ended(name):
 
 
 @pytest.mark.parametrize(
-    "family", [guides.Structured(), guides.LowRank(3), guides.FullRank()]
+    "family", [slowly(guides.Structured()), guides.LowRank(3), guides.FullRank()]
 )
 def test_richer_families_start_from_mean_field(family):
     names, data = ("w", "a", "b"), CELLS
@@ -705,6 +708,7 @@ def test_prior_centre_of_the_states_of_a_scan():
     np.testing.assert_allclose(centre["x"], states, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_full_rank_gaussian_over_the_states_of_a_scan_is_exact():
     fit = bbvi.fit(states_model, STATES, progress=False, num_starts=2)
     assert fit.plan.guide == guides.FullRank()

@@ -587,6 +587,7 @@ def test_optimizers_that_differ_in_numbers_alone_are_told_apart():
     assert slow.elbo.value < fast.elbo.value - 1
 
 
+@pytest.mark.slow
 def test_one_particle_with_scores_uses_a_running_average():
     fit = bbvi.fit(count_model, {"y": 9.0}, num_particles=1, max_steps=6_000, **QUIET)
     _, _, log_evidence = summed(stats.nbinom(1.5, 1.5 / 5.5).logpmf, 4.0, 9.0)

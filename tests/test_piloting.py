@@ -152,6 +152,18 @@ WRONG = {
     "no plan": ((coin,), {}, TypeError, "pilot takes a plan.*found function"),
     "gradients": ((), {"num_gradients": 0}, ValueError, "num_gradients.*found 0"),
     "seed": ((), {"seed": "a"}, TypeError, "seed"),
+    "params": (
+        (),
+        {"params": {"z": 1.0}},
+        ValueError,
+        r"params must be those of the plan.*\['z.logits'\]; found \['z'\]",
+    ),
+    "params without a finite gradient": (
+        (),
+        {"params": {"z.logits": np.float32(np.nan)}},
+        ValueError,
+        "no control variate of site 'z' has a finite gradient",
+    ),
 }
 
 

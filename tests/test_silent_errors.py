@@ -90,6 +90,7 @@ def test_a_scale_enters_a_score_term_once(case, factor):
     assert found @ exact / (exact @ exact) == pytest.approx(factor, rel=0.15)
 
 
+@pytest.mark.slow
 def test_path_and_score_gradients_meet_in_a_minibatch():
     """TraceGraph_ELBO weighs a score N/B times as much as the path it is added to."""
     case = written("mixed minibatch of 1, score", samples=10_000)
@@ -206,6 +207,7 @@ def test_the_weights_of_a_mixture_have_a_gradient():
     right_and_wrong(case, Trace_ELBO(case.num_particles))
 
 
+@pytest.mark.slow
 def test_a_sampler_that_jax_cannot_differentiate_is_not_asked_to():
     """Trace_ELBO fails inside JAX's while loop, and names no site."""
     case = written("von mises")

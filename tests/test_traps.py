@@ -18,6 +18,16 @@ SLOW = {
     "banana",
     "a guide too narrow",
     "two modes, 9 to 1",
+    "one of two indicators",
+    "funnel, full rank",
+    "a rate far too high",
+}
+BENIGN_SLOW = {
+    "line, an AutoGuide of one draw",
+    "line, minibatches",
+    "funnel",
+    "collinear columns",
+    "correlated",
 }
 
 
@@ -45,7 +55,7 @@ OVERCAUTIOUS = pytest.mark.xfail(strict=False, reason="k-hat sees only the far t
         pytest.param(
             n,
             marks=[OVERCAUTIOUS] * (n == "beta, few counts")
-            + [pytest.mark.slow] * (n == "line, an AutoGuide of one draw"),
+            + [pytest.mark.slow] * (n in BENIGN_SLOW),
         )
         for n in traps.BENIGN
     ],
