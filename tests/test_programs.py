@@ -1,5 +1,6 @@
 """Programs are kept by what they compute."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -74,6 +75,42 @@ def test_a_constant_array_of_the_model_counts():
     one, two = jnp.array([1.0, 2.0]), jnp.array([1.0, 3.0])
     assert kept(define(one)) is kept(define(one + 0))
     assert kept(define(one)) is not kept(define(two))
+
+
+def with_jvp(slope):
+    @jax.custom_jvp
+    def rounded(x):
+        return jnp.round(x)
+
+    @rounded.defjvp
+    def rule(primals, tangents):
+        return rounded(*primals), slope * tangents[0]
+
+    return rounded
+
+
+def with_vjp(slope):
+    @jax.custom_vjp
+    def rounded(x):
+        return jnp.round(x)
+
+    rounded.defvjp(lambda x: (rounded(x), None), lambda _, g: (slope * g,))
+    return rounded
+
+
+@pytest.mark.parametrize("ruled", [with_jvp, with_vjp])
+def test_rules_of_derivatives_count(ruled):
+    """Of which a jaxpr shows no more than the name."""
+
+    def define(slope):
+        def model(y):
+            mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(jax.jit(ruled(slope))(mu), 1.0), obs=y)
+
+        return model
+
+    assert kept(define(1.0)) is kept(define(1.0))
+    assert kept(define(1.0)) is not kept(define(2.0))
 
 
 def test_own_guides_count():

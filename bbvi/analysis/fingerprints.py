@@ -1,15 +1,38 @@
 """When do two programs compute the same? `fingerprint`."""
 
 import hashlib
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+from bbvi.analysis.primitives import is_trusted
 
 
-def fingerprint(closed: Any, *records: Any) -> str:
-    """A digest that is equal for two programs only if they compute the same."""
-    digest = hashlib.sha256(str(closed.jaxpr).encode())
+def fingerprint(closed: ClosedJaxpr, *records: Any) -> str:
+    """A digest that is equal for two programs only if they compute the same.
+
+    Of derivative rules of one's own a jaxpr shows only the name, so the program's
+    derivative counts as well where there are any.
+    """
+    digest = hashlib.sha256()
+    _add(digest, closed)
+    if any(_own_rules(closed.jaxpr)):
+        try:
+            _add(digest, _derivative(closed))
+        except (NotImplementedError, TypeError, ValueError):  # it has none
+            digest.update(uuid.uuid4().bytes)
+    for record in records:
+        digest.update(repr(record).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, closed: ClosedJaxpr) -> None:
+    digest.update(str(closed.jaxpr).encode())
     for const in closed.consts:
         if isinstance(const, jax.core.Tracer):
             digest.update(repr(id(const)).encode())
@@ -21,6 +44,38 @@ def fingerprint(closed: Any, *records: Any) -> str:
         array = np.asarray(const)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
-    for record in records:
-        digest.update(repr(record).encode())
-    return digest.hexdigest()
+
+
+def _own_rules(jaxpr: Jaxpr) -> Iterator[Any]:
+    """Equations whose derivative rules are of neither JAX, NumPyro nor bbvi."""
+    for eqn in jaxpr.eqns:
+        is_ruled = eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+        if is_ruled and not is_trusted(eqn.params["call_jaxpr"]):
+            yield eqn
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program):
+            if _is_program(value):
+                yield from _own_rules(getattr(value, "jaxpr", value))
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, (Jaxpr, ClosedJaxpr))
+
+
+def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Reverse-mode derivative of the floats that come out in those that go in."""
+    inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
+    moved = [i for i, x in enumerate(inputs) if _is_float(x)]
+
+    def pulled(values: list[Any]) -> Any:
+        def floats(changed: list[Any]) -> list[Any]:
+            given = dict(enumerate(values)) | dict(zip(moved, changed, strict=True))
+            return [x for x in jaxpr_as_fun(closed)(*given.values()) if _is_float(x)]
+
+        found, pull = jax.vjp(floats, [values[i] for i in moved])
+        return pull(found)
+
+    return jax.make_jaxpr(pulled)(inputs)
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
