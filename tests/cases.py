@@ -1360,7 +1360,7 @@ _ROWS_APART = {
     "amortised": AMORTISED,
     "amortised minibatch of 4": AMORTISED.but(data={**_SIX, "batch": 4}),
     "amortised minibatch of 2": AMORTISED.but(data={**_SIX, "batch": 2}),
-    "plate": PLATE.but(num_particles=1),
+    "plate": PLATE.but(num_particles=1, samples=40_000),
     "scale 2": scaled_case(2.0).but(num_particles=2),
     "mask": MASKED.but(num_particles=1, samples=60_000),
 }

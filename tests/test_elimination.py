@@ -124,7 +124,8 @@ def tree(y):
     mu = prior()
     r = sample("r", dist.Categorical(WEIGHTS))
     a = sample("a", dist.Bernoulli(logits=mu * r - 0.5))
-    b = sample("b", dist.Bernoulli(logits=0.4 - mu * r))
+    # Nowhere 0, where the derivative of NumPyro's density is off by a half.
+    b = sample("b", dist.Bernoulli(logits=0.5 - mu * r))
     logits = mu * jnp.array([[0.0, 0.0, 0.3], [0.0, 0.7, 1.0]])
     c = sample("c", dist.Categorical(logits=logits[a]))
     d = sample("d", dist.Bernoulli(logits=a - 0.5))

@@ -170,7 +170,7 @@ TRAPS = {
     "heavy tails, two degrees": lambda: fit(
         lambda: sample("z", dist.StudentT(2.0, 0.0, 1.0))
     ),
-    "banana": lambda: fit(banana),
+    "banana": lambda: fit(banana, guide=bbvi.guides.FullRank()),
     "horseshoe": lambda: fit(
         horseshoe, {"x": np.stack([X, X**2, X**3, NOISE], 1), "y": 0.2 * Y}
     ),
