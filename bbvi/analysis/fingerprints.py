@@ -2,15 +2,14 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from bbvi.analysis.primitives import is_trusted
+from bbvi.analysis.primitives import equations, is_trusted
 
 
 def fingerprint(closed: ClosedJaxpr, *records: Any) -> str:
@@ -21,7 +20,7 @@ def fingerprint(closed: ClosedJaxpr, *records: Any) -> str:
     """
     digest = hashlib.sha256()
     _add(digest, closed)
-    if any(_own_rules(closed.jaxpr)):
+    if _has_own_rule(closed):
         try:
             _add(digest, _derivative(closed))
         except (NotImplementedError, TypeError, ValueError):  # it has none
@@ -46,19 +45,13 @@ def _add(digest: Any, closed: ClosedJaxpr) -> None:
         digest.update(array.tobytes())
 
 
-def _own_rules(jaxpr: Jaxpr) -> Iterator[Any]:
-    """Equations whose derivative rules are of neither JAX, NumPyro nor bbvi."""
-    for eqn in jaxpr.eqns:
-        is_ruled = eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
-        if is_ruled and not is_trusted(eqn.params["call_jaxpr"]):
-            yield eqn
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program):
-            if _is_program(value):
-                yield from _own_rules(getattr(value, "jaxpr", value))
-
-
-def _is_program(value: Any) -> bool:
-    return isinstance(value, (Jaxpr, ClosedJaxpr))
+def _has_own_rule(closed: ClosedJaxpr) -> bool:
+    """Whether a derivative rule is of neither JAX, NumPyro nor bbvi."""
+    return any(
+        eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+        and not is_trusted(eqn.params["call_jaxpr"])
+        for eqn, _ in equations(closed.jaxpr)
+    )
 
 
 def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -3,6 +3,7 @@
 Whatever is not listed is unknown, and so a break (`bbvi.analysis.smoothness`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 _CONTINUOUS = """
 abs acos acosh add add_any addupdate and approx_top_k asin asinh atan atanh bessel_i0e
@@ -138,3 +139,18 @@ def in_support_check(eqn: Any) -> bool:
 def _frames(eqn: Any) -> list[Any]:
     traceback = getattr(eqn.source_info, "traceback", None)
     return [] if traceback is None else traceback.frames
+
+
+def equations(jaxpr: Any) -> Iterator[tuple[Any, int]]:
+    """All equations, those inside others too, and how often each is run at least."""
+    for eqn in jaxpr.eqns:
+        yield eqn, 1
+        times = eqn.params.get("length", 1)
+        for leaf in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(leaf):
+                inner = leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf
+                yield from ((e, times * n) for e, n in equations(inner))
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, (Jaxpr, ClosedJaxpr))

@@ -7,7 +7,7 @@ supports of sites hold by themselves, and its possible breaks
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
@@ -25,9 +25,10 @@ from numpyro.distributions.transforms import biject_to
 from bbvi._types import Array
 from bbvi.analysis.arguments import Arguments
 from bbvi.analysis.fingerprints import fingerprint
+from bbvi.analysis.primitives import equations
 from bbvi.analysis.replaying import replay
 from bbvi.analysis.segments import Probes, Suspect, settle_all
-from bbvi.analysis.smoothness import FLIPS, STOPS, Break, breaks_of, opened, rounding
+from bbvi.analysis.smoothness import FLIPS, STOPS, Break, breaks_of, rounding
 from bbvi.analysis.structure import Jump, Parameter, Plate, Site
 from bbvi.analysis.tracing import log_density, run, sample_sites, scaled
 
@@ -265,7 +266,6 @@ class _Settling:
 
         axes, arrays, size = (0, 0, None), self.arrays, _size(self.closed.jaxpr)
         options = {"xla_backend_optimization_level": 0} if size <= SMALL else {}
-        # Derivative rules do not show in the text of a jaxpr, so slopes are not kept.
         identity = fingerprint(self.closed, self.moved, self.terms, flips)
         if identity not in _kept:
             mapped = jax.vmap(evaluate, axes)
@@ -336,21 +336,7 @@ def _plausible(fn: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     return centre, spread
 
 
-def _equations(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-    """All equations, those inside others too, and how often each is run at least."""
-    for eqn in jaxpr.eqns:
-        yield eqn, 1
-        times = eqn.params.get("length", 1)
-        for leaf in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(leaf):
-                yield from ((e, times * n) for e, n in _equations(opened(leaf)))
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, (Jaxpr, ClosedJaxpr))
-
-
 def _size(jaxpr: Any) -> int:
     """Numbers that one evaluation makes, roughly."""
-    made = ((v, n) for e, n in _equations(jaxpr) for v in e.outvars)
+    made = ((v, n) for e, n in equations(jaxpr) for v in e.outvars)
     return sum(n * prod(v.aval.shape) for v, n in made)
