@@ -109,7 +109,7 @@ class Objective:
         surrogate += score_surrogate(plan, seen.scored, baselines, kwargs, given)
         terms = {n: jnp.sum(t) / plan.num_particles for n, t in seen.terms.items()}
         elbo = sum(terms.values(), start=jnp.zeros(()))
-        value = -(elbo + (surrogate - stop_gradient(surrogate)))
+        value = -(elbo + _slope_alone(surrogate))
         costs = {name: scored.cost for name, scored in seen.scored.items()}
         info = Info(elbo, terms, _mean(costs))
         return value, stop_gradient(info)
@@ -150,6 +150,19 @@ def loss(plan: Plan) -> Objective:
             f"{type(plan).__name__}"
         )
     return Objective(plan)
+
+
+@jax.custom_jvp
+def _slope_alone(x: Array) -> Array:
+    """0, with the derivatives of x; x itself is not computed."""
+    return jnp.zeros_like(x)
+
+
+@_slope_alone.defjvp
+def _slope_alone_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    return _slope_alone(*primals), *tangents
 
 
 def _mean(costs: Costs) -> Costs:

@@ -1,7 +1,7 @@
 """What summed and scored sites add to the bound, for the gradient only.
 
 Their surrogates have the right gradient and no meaning as numbers; `bbvi.objective`
-adds each as ``s - stop_gradient(s)``.
+adds their derivatives alone.
 """
 
 from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from benchmarks._timing import Loss, build_steps, interleave
 NUM_PARTICLES, NUM_STEPS, RATE = 4, 50, 3e-3
 
 
-def run(repeats: int = 9) -> list[Row]:
+def run(repeats: int = 31) -> list[Row]:
     """Microseconds a step."""
     builders = {
         "bbvi.loss": functools.partial(build_ours, "LeaveOneOut"),

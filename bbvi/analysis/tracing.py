@@ -7,13 +7,11 @@ applied exactly once by those who sum. `bbvi.objective` uses the same two.
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from functools import partial
 from math import isclose
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from numpyro import handlers
 from numpyro.distributions import (
     BernoulliLogits,
@@ -144,45 +142,31 @@ def unmask(distribution: Distribution) -> Distribution:
 
 
 @jax.custom_jvp
-def _log_sigmoid(signed: Array, logits: Array) -> Array:
-    r"""$\log\sigma(m) = \min(m, 0) - \log(1 + e^{-|l|})$ of $m = \pm l$.
-
-    Its derivatives at 0, where both parts have a kink, are those of $\log\sigma$.
-    """
-    return _nearer(signed, logits) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+def _minus(x: Array, y: Array) -> Array:
+    r"""$x - y$, where $\infty - \infty$ is 0."""
+    return jnp.where(x == y, 0.0, x - y)
 
 
-@_log_sigmoid.defjvp
-def _log_sigmoid_jvp(
+@_minus.defjvp
+def _minus_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    (signed, logits), (d_signed, d_logits) = primals, tangents
-    nearer = partial(_nearer, logits=logits)
-    value, tangent = jax.jvp(nearer, (signed,), (d_signed,))
-    far = jnp.exp(-jnp.abs(logits))
-    slope = far / (1 + far)
-    half = lax.select(logits == 0, jnp.full_like(slope, 0.5), jnp.zeros_like(slope))
-    d_tail = lax.select(logits >= 0, -slope, slope) + half
-    return value - jnp.log1p(far), tangent - d_logits * d_tail
-
-
-def _nearer(signed: Array, logits: Array) -> Array:
-    # A constant 0 would be an array of its own in a program that XLA compiles for CPUs.
-    zero = jnp.isnan(logits).astype(logits.dtype)
-    return jnp.minimum(signed, zero)
+    return _minus(*primals), tangents[0] - tangents[1]
 
 
 class _Binary(BernoulliLogits):
     r"""A Bernoulli whose value is 0 or 1 and is not differentiated.
 
-    $\log\sigma(\pm l)$ needs no care where $l$ is infinite, unlike the form that is
-    linear in the value. At any other value it is NaN.
+    $\log\sigma(\pm l) = \pm \frac12 l - \frac12 |l| - \log(1 + e^{-|l|})$. JAX takes 1
+    for the slope of $|l|$ at 0, so all derivatives there are those of the form of
+    $l \ge 0$, and right. At any other value it is NaN.
     """
 
     def log_prob(self, value: Array) -> Array:
         logits = jnp.asarray(self.logits, jnp.result_type(self.logits, float))
         sign = jnp.where(value == 1, 1.0, jnp.where(value == 0, -1.0, jnp.nan))
-        return _log_sigmoid(sign.astype(logits.dtype) * logits, logits)
+        even = 0.5 * jnp.abs(logits) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+        return -_minus(even, sign.astype(logits.dtype) * (0.5 * logits))
 
 
 def _lean(distribution: Distribution, *, is_exact: bool) -> Distribution:
