@@ -26,6 +26,7 @@ BENIGN_SLOW = {
     "line, an AutoGuide of one draw",
     "line, minibatches",
     "funnel",
+    "banana",
     "collinear columns",
     "correlated",
 }

@@ -195,6 +195,7 @@ BENIGN = {
     "collinear columns": lambda: fit(collinear, DOUBLED),
     "correlated": lambda: fit(correlated),
     "funnel": lambda: fit(funnel),
+    "banana": lambda: fit(banana),
     "one normal": lambda: fit(lambda: sample("z", dist.Normal(3.0, 0.2))),
     "beta": lambda: fit(lambda: sample("z", dist.Beta(30.0, 50.0))),
     "beta, few counts": lambda: fit(lambda: sample("z", dist.Beta(3.0, 5.0))),
