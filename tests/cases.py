@@ -1484,6 +1484,8 @@ SLOW = {
     "mixed minibatch of 2, local",
     "mixed minibatch of 4, local",
     "mixed minibatch of 4, score",
+    "torus, local",
+    "coupled by roll, score",
 }
 SLOW |= CONTROLLED.keys() - {
     "scalar, antithetic of 2",
@@ -1495,11 +1497,9 @@ SLOW |= CONTROLLED.keys() - {
     "scalar, double control of 2",
     "coupled by matrix, double control",
     "minibatch of 2, double control",
-    "discrete downstream, double control",
     "mask over events, double control",
     "coupled by matrix, one value summed",
     "minibatch of 1, one value summed",
-    "mask over events, one value summed",
     "amortised, learned baseline",
     "amortised minibatch of 4, learned baseline",
     "mask, learned baseline",

@@ -203,6 +203,7 @@ SLOW = {
     "gaussian, score",
     "steps",
     "chain",
+    "jump in a node, local",
 }
 
 
@@ -251,6 +252,7 @@ def but(found, **changes):
     return bbvi.Expectation(dataclasses.replace(found.plan, **changes))
 
 
+@pytest.mark.slow
 def test_control_that_forgets_a_cost_downstream():
     found, params, exact = made("chain")
     left = {t: f for t, f in found.plan.influence.items() if t != "third"}

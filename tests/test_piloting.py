@@ -97,6 +97,7 @@ def test_the_least_product_is_taken_and_recorded(monkeypatch):
     assert best.guide_reason == plan.guide_reason
 
 
+@pytest.mark.slow
 def test_without_differences_in_time_the_least_moment_is_taken(monkeypatch):
     best = piloted(monkeypatch, coin_plan(), {}).choices["z"]
     moment = re.compile(r"E\|gradient\|\^2 (\S+) x")
@@ -105,6 +106,7 @@ def test_without_differences_in_time_the_least_moment_is_taken(monkeypatch):
     assert least <= min(float(other[1]) for other in others if other)
 
 
+@pytest.mark.slow
 def test_a_fit_takes_what_the_pilot_chose(monkeypatch):
     best = piloted(monkeypatch, coin_plan(), {estimators.OptimalScale: 1e-9})
     fit = bbvi.fit(

@@ -59,7 +59,19 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("case", DIFFERENT)
+SLOW = {
+    "dtype of the data",
+    "learning rate",
+    "schedule",
+    "steps",
+    "starts",
+    "particles",
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in DIFFERENT]
+)
 def test_what_changes_the_computation_has_programs_of_its_own(case):
     assert kept() is not kept(**DIFFERENT[case])
 
@@ -127,6 +139,7 @@ def test_own_guides_count():
     assert one is not kept(guide=define_guide(1.0))
 
 
+@pytest.mark.slow
 def test_only_so_many_are_kept_and_the_oldest_goes(monkeypatch):
     monkeypatch.setattr(programs, "KEPT", 3)
     made = [kept(steps=steps) for steps in (1, 2, 3)]

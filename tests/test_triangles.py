@@ -9,7 +9,8 @@ import pytest
 from bbvi.guides import triangles
 
 TRIL = dist.biject_to(dist.constraints.lower_cholesky)
-SHAPES = [(1,), (3,), (2, 6), (4, 3, 1), pytest.param((55,), marks=pytest.mark.slow)]
+SLOW = [pytest.param(s, marks=pytest.mark.slow) for s in ((2, 6), (55,))]
+SHAPES = [(1,), (3,), (4, 3, 1), *SLOW]
 
 
 def vectors(shape, number=2):
