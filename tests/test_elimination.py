@@ -407,7 +407,8 @@ def enumerated(case):
 FUNSOR = ["pair in a plate", "nested plates", "tree", "loop", "scan"]
 
 
-@pytest.mark.parametrize("name", slowly(FUNSOR, ("scan",)))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNSOR)
 def test_sum_is_that_of_funsor(name):
     case = model_of(name)
     exact, _ = funsor_log_density(enum(enumerated(case), -3), (), dict(case.data), {})

@@ -341,9 +341,8 @@ def test_control_that_forgets_the_scale_of_the_rows(name, monkeypatch):
 # --- densities, steps, refusals -------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["low rank", *map(slowly, ("cells, groups of 2", "rows of 2"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["low rank", "cells, groups of 2", "rows of 2"])
 def test_draws_carry_the_density_of_the_whole_gaussian(name):
     """`log_q` on the full data is that of the constrained Gaussian, by hand."""
     case = GRADIENTS[name].but(estimators={}, num_particles=1)

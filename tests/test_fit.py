@@ -579,6 +579,7 @@ def test_own_optimizer_keeps_its_learning_rate():
     assert set(fit.history.learning_rate) == {1.0}
 
 
+@pytest.mark.slow
 def test_optimizers_that_differ_in_numbers_alone_are_told_apart():
     slow, fast = (
         bbvi.fit(normal_model, normal_data(), optimizer=o, max_steps=50, **QUIET)

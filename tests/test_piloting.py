@@ -120,6 +120,7 @@ def test_one_particle_has_fewer_control_variates():
     assert "best in a pilot of 2" in tried
 
 
+@pytest.mark.slow
 def test_other_sites_and_unscored_plans_stay_as_they_are():
     plan = bbvi.plan(coin, {"y": 1.1})
     assert bbvi.pilot(plan) is plan
@@ -136,6 +137,7 @@ def test_other_sites_and_unscored_plans_stay_as_they_are():
     assert list(found.choices) == list(plan.choices)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_not_taken(monkeypatch):
     measure = piloting._tried
 

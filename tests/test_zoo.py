@@ -139,9 +139,9 @@ OTHERS = {
 }
 FAMILIES = dict.fromkeys(models.NAMES, "FullRank") | {"digits_sbn": "Custom"}
 
-CHEAP = ("coal_mining", "eight_schools", "wells")
+CHEAP = ("coal_mining", "eight_schools")
 # Slow ones that a Gaussian follows well.
-GAUSSIAN = ("eight_schools_centered", "hidden_markov", "nile", "zip_counts")
+GAUSSIAN = ("eight_schools_centered", "hidden_markov", "nile", "wells", "zip_counts")
 SLOW = (*GAUSSIAN, "gauss_mix", "gauss_mix_marginalized", "old_faithful")
 # Posteriors that no Gaussian follows: inclusions of collinear columns; error rates of
 # annotators that are near 0.
