@@ -193,6 +193,10 @@ def score_surrogate(
             features = kwargs[control.features]
             learned = _learned(plan, name, features, scored.cost, indices)
             scored = scored._replace(baseline=learned)
+        if isinstance(control, DoubleControl):
+            rows = rows_of(plan.analysis, plan.nodes[name], plan.influence)
+            axes = tuple(axis for axis, number in enumerate(rows) if number)
+            scored = scored._replace(rows=axes)
         if scored.probs is not None:  # the same in all particles
             scored = scored._replace(probs=scored.probs[0])
         total += control.surrogate(scored)

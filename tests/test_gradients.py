@@ -10,6 +10,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 
 import bbvi
@@ -242,6 +243,12 @@ def test_control_double_control_with_its_own_slope(monkeypatch):
     control("scalar, double control of 2")
 
 
+@pytest.mark.parametrize("name", ["plate", slowly("minibatch of 2")])
+def test_control_double_control_scaled_by_its_own_row(name, monkeypatch):
+    monkeypatch.setattr(relaxing, "of_others", lambda rows: rows)
+    control(f"{name}, double control")
+
+
 @pytest.mark.parametrize(
     "name",
     [slowly("poisson of 1, two values summed"), "categorical, two values summed"],
@@ -321,6 +328,64 @@ def test_windows_make_a_score_quieter():
     mixed = draws_of(case, dataclasses.replace(plan, influence=influence))
     assert_unbiased(mixed, exact, **demands(case, exact))
     assert draws_of(case, plan)[:, 1:].var(0).sum() < mixed[:, 1:].var(0).sum() / 1.5
+
+
+PLAIN = controls.LeaveOneOut()
+
+
+def rows_with(cost):
+    """A factor of three coupled bits for each of 40 rows."""
+
+    def model():
+        with numpyro.plate("rows", 40):
+            z = numpyro.sample("z", cases.dist.Bernoulli(0.5 * jnp.ones(3)).to_event(1))
+            numpyro.factor("cost", cost(z.astype(float)))
+
+    return model
+
+
+def variance_of(model, control, num_samples=200):
+    estimators = {"z": bbvi.estimators.ScoreFunction(control_variate=control)}
+    plan = bbvi.plan(model, estimators=estimators, num_particles=3)
+    params = jax.tree.map(jnp.zeros_like, plan.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), num_samples)
+    slope = jax.grad(bbvi.loss(plan), has_aux=True)
+    draws = jax.jit(jax.vmap(lambda key: slope(params, key, {})[0]["z.logits"]))(keys)
+    return np.var(draws, 0).sum()
+
+
+def test_double_control_learns_whether_the_cost_is_linear():
+    """At logits 0 the curved cost has no linear part, and a scale of 1 does harm."""
+    learnt, whole = relaxing.DoubleControl(), relaxing.DoubleControl(scale=1.0)
+    linear = rows_with(lambda z: z @ jnp.array([1.0, -2.0, 3.0]))
+    assert variance_of(linear, learnt) < variance_of(linear, PLAIN) / 20
+    curved = rows_with(lambda z: -3.0 * (jnp.sum(z, -1) - 1.5) ** 2)
+    assert variance_of(curved, whole) > variance_of(curved, PLAIN) * 2
+    assert variance_of(curved, learnt) < variance_of(curved, PLAIN) * 1.1
+
+
+def test_the_learnt_scale_is_that_of_least_squares_over_other_rows():
+    rng = np.random.default_rng(0)
+    mean = np.broadcast_to(rng.uniform(0.2, 0.8, (5, 2)), (3, 5, 2))
+    value = rng.binomial(1, mean).astype(float)
+    cost, slope = rng.normal(size=(3, 5, 1)), rng.normal(size=(3, 5, 2))
+    change = np.sum(slope * (value - mean), -1, keepdims=True)
+    seen = controls.Scored(value, cost, value=value, mean=mean, rows=(0,))
+    found = relaxing.learned_scale(seen, slope, change)
+
+    def centred(x):
+        return x - (x.sum(0) - x) / 2
+
+    score = value - mean
+    plain = (score * centred(cost)).mean(0)
+    added = (slope * mean * (1 - mean) - score * centred(change)).mean(0)
+    ridge = relaxing.RIDGE**0.5 * plain
+    for row in range(5):
+        others = np.arange(5) != row
+        columns = np.concatenate([added[others].ravel(), ridge[others].ravel()])
+        target = np.concatenate([-plain[others].ravel(), np.zeros(8)])
+        exact = np.linalg.lstsq(columns[:, None], target)[0]
+        np.testing.assert_allclose(found[row, 0], exact[0], rtol=1e-4)
 
 
 def test_elements_of_a_cost_that_no_element_reaches_stay(monkeypatch):

@@ -361,6 +361,8 @@ def test_a_control_variate_is_an_object():
         estimators.ScoreFunction(control_variate=0.9)
     with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\); found 1"):
         estimators.RunningAverage(decay=1)
+    with pytest.raises(ValueError, match="scale must be finite, or None; found nan"):
+        estimators.DoubleControl(scale=float("nan"))
 
 
 def test_a_power_of_a_density_lies_within_the_sum():

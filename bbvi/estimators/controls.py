@@ -27,7 +27,8 @@ class Scored(NamedTuple):
         weight: With `OptimalScale`, the squared score of each element.
         probs: With `Antithetic`, the probability of a one, ``shape``.
         value: With `DoubleControl`, the draws; ``mean``, their expectation, carries
-            gradients; ``slope``, the gradient of the costs in the draws.
+            gradients; ``slope``, the gradient of the costs in the draws; ``rows``, axes
+            of ``shape`` whose elements share no costs.
         costs: With `SumAndSample`, the costs of likely values, ``(num_particles,
             num_values, *shape)``; ``log_probs``, their log densities, carries
             gradients; ``is_summed``, whether the draw is one of them.
@@ -41,6 +42,7 @@ class Scored(NamedTuple):
     value: Array | None = None
     mean: Array | None = None
     slope: Array | None = None
+    rows: tuple[int, ...] = ()
     costs: Array | None = None
     log_probs: Array | None = None
     is_summed: Array | None = None
