@@ -13,6 +13,8 @@ learned to live with it.
 """
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,13 +44,7 @@ def run(repeats: int = 5) -> list[Row]:
     assert DEFAULT in repr(default.estimator)
     losses = {name: loss_of(name) for name in names()}
     micros = interleave(
-        {
-            name: lambda loss=loss: build_steps(
-                loss, _sbn.start(), _sbn.data(), optax.adam(RATE), 20
-            )
-            for name, loss in losses.items()
-        },
-        repeats,
+        {name: partial(build, loss) for name, loss in losses.items()}, repeats
     )
     budget = NUM_STEPS * micros[DEFAULT].value
     ends = {
@@ -71,6 +67,12 @@ def run(repeats: int = 5) -> list[Row]:
         Row(NAME, "-ELBO in equal time", DEFAULT, ours, name, figure, TARGET)
         for name, figure in bounds.items()
     ]
+
+
+def build(loss: Any) -> Callable[[], float]:
+    """Measures a step; a first run pays for memory that another estimator left."""
+    measure = build_steps(loss, _sbn.start(), _sbn.data(), optax.adam(RATE), 20)
+    return lambda: (measure(), measure())[1]
 
 
 def ordering() -> list[Row]:
