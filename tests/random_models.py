@@ -72,6 +72,8 @@ class Program:
         chain: Whether a Bernoulli chain in NumPyro's scan starts from the first latent.
         scale: Of the plate's observations.
         mask: Whether one row's observations are masked.
+        latent_scale: Of the latents, in the model.
+        latent_mask: Whether one row's latents are masked.
         batch: Rows in a minibatch; 0 for all.
         custom: Whether the guide is written out, with parents in its order.
         seed: Of all numbers.
@@ -81,6 +83,8 @@ class Program:
     chain: bool = False
     scale: float = 1.0
     mask: bool = False
+    latent_scale: float = 1.0
+    latent_mask: bool = False
     batch: int = 0
     custom: bool = False
     seed: int = 0
@@ -128,6 +132,8 @@ def programs(draw, overridden=True, most=4):
         chain,
         draw(st.sampled_from([1.0, 1.0, 2.0])),
         draw(st.booleans()),
+        draw(st.sampled_from([1.0, 1.0, 1.0, 0.5])),
+        draw(st.integers(0, 3)) == 0,
         batch,
         draw(st.booleans()),
     )
@@ -225,20 +231,32 @@ def case_of(program):
     def plate(batch):
         return numpyro.plate("rows", ROWS, batch)
 
+    def latent(node, fn, index):
+        is_masked = program.latent_mask and node.in_rows
+        return sample(node.name, fn.mask(mask[index]) if is_masked else fn)
+
     def statement(node, values, data, batch):
-        obs = data.get(node.name)
+        if not node.observed:
+            with handlers.scale(scale=program.latent_scale):
+                return drawn(node, values, batch)
+        obs = data[node.name]
         if not node.in_rows:
             fn = distribution(node.kind, level(numbers, node, values, rows))
             return sample(node.name, fn, obs=obs)
         with plate(batch) as index:
             eta = level(numbers, node, values, rows)
             fn = distribution(node.kind, jnp.broadcast_to(eta, index.shape))
-            if not node.observed:
-                return sample(node.name, fn)
             with handlers.scale(scale=program.scale):
                 if program.mask:
                     fn = fn.mask(mask[index])
                 return sample(node.name, fn, obs=obs[index])
+
+    def drawn(node, values, batch):
+        with plate(batch) if node.in_rows else nullcontext() as index:
+            eta = level(numbers, node, values, rows)
+            if node.in_rows:
+                eta = jnp.broadcast_to(eta, index.shape)
+            return latent(node, distribution(node.kind, eta), index)
 
     def model(batch=None, **data):
         values = {}
@@ -262,7 +280,7 @@ def case_of(program):
                     fn = custom_factor(node, values, rows, index)
                 else:
                     fn = factor(node, index)
-                values[node.name] = sample(node.name, fn)
+                values[node.name] = latent(node, fn, index)
         if program.chain:
             sample("c", dist.Bernoulli(logits=param("c.logits", jnp.zeros(STEPS))))
 
