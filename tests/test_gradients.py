@@ -178,6 +178,20 @@ def test_scoring_a_continuous_chain_in_scan_is_refused():
         bbvi.plan(model, data, guide=guide, estimators={"x": cases.Score})
 
 
+@pytest.mark.parametrize("estimator", [cases.Score, cases.Local])
+def test_an_impossible_draw_shows_in_the_gradient(estimator):
+    """What surrogates add to the value is 0 whatever they see."""
+
+    def model():
+        z = cases.sample("z", cases.dist.Bernoulli(0.5))
+        numpyro.factor("wall", jnp.where(z == 1, -jnp.inf, 0.0))
+
+    plan = bbvi.plan(model, estimators={"z": estimator}, num_particles=8)
+    params = plan.init(jax.random.key(0))
+    slope, _ = jax.grad(bbvi.loss(plan), has_aux=True)(params, jax.random.key(1), {})
+    assert not np.isfinite(slope["z.logits"]).any()
+
+
 # Negative controls: each is wrong on purpose, and must be found out.
 
 

@@ -141,6 +141,11 @@ def _frames(eqn: Any) -> list[Any]:
     return [] if traceback is None else traceback.frames
 
 
+def opened(jaxpr: Any) -> Any:
+    """The jaxpr inside a closed one."""
+    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
 def equations(jaxpr: Any) -> Iterator[tuple[Any, int]]:
     """All equations, those inside others too, and how often each is run at least."""
     for eqn in jaxpr.eqns:
@@ -148,8 +153,7 @@ def equations(jaxpr: Any) -> Iterator[tuple[Any, int]]:
         times = eqn.params.get("length", 1)
         for leaf in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(leaf):
-                inner = leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf
-                yield from ((e, times * n) for e, n in equations(inner))
+                yield from ((e, times * n) for e, n in equations(opened(leaf)))
 
 
 def _is_jaxpr(value: Any) -> bool:

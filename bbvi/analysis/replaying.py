@@ -14,8 +14,8 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bbvi._types import Array
-from bbvi.analysis.primitives import CALLS
-from bbvi.analysis.smoothness import Place, inner_of, opened, scan_counts
+from bbvi.analysis.primitives import CALLS, opened
+from bbvi.analysis.smoothness import Place, inner_of, scan_counts
 
 MAX_TURNS = 2_000
 """Most turns of a loop that could go on for ever at an odd point."""

@@ -38,6 +38,7 @@ from bbvi.analysis.primitives import (
     is_guarded,
     is_library,
     is_trusted,
+    opened,
 )
 
 FLIPS, HIDES, STOPS = "flips", "hides", "stops"
@@ -112,11 +113,6 @@ def _walked(closed: ClosedJaxpr, num_inputs: int) -> "tuple[_Walk, list[Flow]]":
         for i, var in enumerate(closed.jaxpr.invars)
     ]
     return walk, walk.through(closed.jaxpr, start, _Where())
-
-
-def opened(jaxpr: Any) -> Any:
-    """The jaxpr inside a closed one."""
-    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
 def inner_of(eqn: Any) -> Any:
