@@ -30,6 +30,7 @@ from bbvi.estimators import (
 )
 from bbvi.estimators.elimination import Group, eliminate, sharing
 from bbvi.estimators.ordering import Obstacle, listed
+from bbvi.estimators.pathwise import LATE
 from bbvi.guides import Guide
 from bbvi.guides.base import full_shape
 from bbvi.nodes import Node
@@ -232,6 +233,7 @@ def situation_of(
         is_differentiable=node.is_differentiable and not hidden,
         support_moves=node.support_moves and not joint,
         joint=joint,
+        joint_size=_joint_size(analysis, feeds) if joint else 0,
         **_coupling(node.shape, node.name, influence),
         feeds=feeds[node.name],
         has_entropy=node.has_entropy or bool(joint),
@@ -249,6 +251,11 @@ def situation_of(
             if hasattr(x, "shape")
         },
     )
+
+
+def _joint_size(analysis: Analysis, drawn: Collection[str]) -> int:
+    sites = [site for name, site in analysis.latents.items() if name in drawn]
+    return sum(prod(site.shape) for site in sites if not site.is_discrete)
 
 
 def rows_of(
@@ -331,6 +338,8 @@ def choose(
             after = _after(estimator)
             if estimator == ScoreFunction():
                 estimator = scored[0]
+            if estimator == Reparameterized() and situation.joint_size > LATE:
+                estimator = Reparameterized(stick_the_landing="late")
             reason = estimator.reason(situation)
             ties = _ties(estimator, scored)
             return Choice(estimator, reason, {**after, **rejected}, ties)

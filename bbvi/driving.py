@@ -24,7 +24,7 @@ from bbvi.programs import FRESH, Programs
 from bbvi.reach import missing_evidence
 from bbvi.result import Fit, History, Live
 from bbvi.verdict import Status, judge
-from bbvi.watching import first_name, flat, is_finite, no_start, signal
+from bbvi.watching import Candidate, first_name, flat, is_finite, no_start, signal
 
 RATE = 0.05
 """First learning rate of Adam, in units of q's standard deviations."""
@@ -69,18 +69,6 @@ NUM_NUMBERS = 2**26
 
 
 @dataclass
-class _Candidate:
-    """Averaged parameters at one rate, and the log weights of common draws."""
-
-    params: Params
-    log_weights: Any
-
-    @property
-    def elbo(self) -> float:
-        return float(np.mean(self.log_weights))
-
-
-@dataclass
 class Driver:
     """The host's side of a fit: what happens between chunks."""
 
@@ -96,7 +84,7 @@ class Driver:
     num_chunks: int = 0
     steps: int = 0
     note: str = ""
-    best: _Candidate | None = None
+    best: Candidate | None = None
     rows: list[tuple[int, float, float]] = field(default_factory=list)
     snr: list[dict[str, float]] = field(default_factory=list)
     start_elbos: Any = None
@@ -225,7 +213,7 @@ class Driver:
         self.num_modes = len(modes)
         return state, status
 
-    def _follow(self, state: State, modes: list[_Candidate]) -> _Candidate | None:
+    def _follow(self, state: State, modes: list[Candidate]) -> Candidate | None:
         """Where a rival ends if it does not come to a mode that is known."""
         rate = np.float32(RATE if self.limits.lowers else 1.0)
         still = flat(modes[0].params)  # of elements without a gradient, as masked ones
@@ -251,7 +239,8 @@ class Driver:
         while True:
             first = np.uint32(FIRST + self.size * self.num_chunks)
             rate = np.float32(self.rate)
-            after, seen = self.programs.chunk(state, self.key, first, rate, self.data)
+            run = (self._is_near and self.programs.landed) or self.programs.chunk
+            after, seen = run(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
             self.num_chunks += 1
             self.steps += self.size
@@ -279,6 +268,11 @@ class Driver:
             if self._is_late():
                 return state, Status.MAX_SECONDS
 
+    @property
+    def _is_near(self) -> bool:
+        """Whether q has come close: a plateau was reached, or was where it began."""
+        return self.best is not None or self.start is not None
+
     def _is_late(self) -> bool:
         return time.monotonic() - self.begun > self.limits.max_seconds
 
@@ -303,9 +297,12 @@ class Driver:
         gained = None
         if self.best is not None:
             gained = candidate.log_weights - self.best.log_weights
+        planned = self.plateaus.planned or 2 * window
+        if self.programs.landed and not self._is_near:
+            planned = 0  # the noise that decided how long will be another
         if gained is None or np.mean(gained) > 0:
             self.best = candidate
-        self.plateaus.reset(planned=self.plateaus.planned or 2 * window)
+        self.plateaus.reset(planned=planned)
         if gained is not None and np.mean(gained) < TOLERANCE * (1 / LOWER - 1):
             self.note = f"the last plateau gained {np.mean(gained):.3f} nats"
             return state, True
@@ -330,10 +327,10 @@ class Driver:
         self.plateaus.reset()
         return climbed[0]
 
-    def _measure(self, params: Params) -> _Candidate:
+    def _measure(self, params: Params) -> Candidate:
         """Log weights of draws that are common to all candidates."""
         made = self._draws(params, 1, 0)
-        return _Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
+        return Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
 
     def _draws(self, params: Params, count: int, first: int) -> Draw:
         measure, draws = self.programs.measure, self.programs.draws

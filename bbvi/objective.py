@@ -231,7 +231,8 @@ def _sticks(plan: Plan, name: str) -> bool:
     if choice is None:  # the joint draw of several sites sticks if one of them does
         return any(_sticks(plan, other) for other in plan.choices)
     estimator = choice.estimator
-    return isinstance(estimator, Reparameterized) and estimator.stick_the_landing
+    is_pathwise = isinstance(estimator, Reparameterized)
+    return is_pathwise and estimator.stick_the_landing is True
 
 
 def _guide_term(draw: Draw, name: str, landing: Trace | None) -> Array:

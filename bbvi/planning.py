@@ -12,7 +12,13 @@ from bbvi.analysis.structure import Jump, name_of, table
 from bbvi.analysis.windows import Influences
 from bbvi.choosing import Choice, choose, situation_of, sum_out
 from bbvi.circular import compare_ends
-from bbvi.estimators import DoubleControl, Estimator, Marginalized, ScoreFunction
+from bbvi.estimators import (
+    DoubleControl,
+    Estimator,
+    Marginalized,
+    Reparameterized,
+    ScoreFunction,
+)
 from bbvi.estimators.elimination import Group
 from bbvi.families import default_guide
 from bbvi.guides import Custom, Guide
@@ -93,6 +99,18 @@ class Plan:
         """Numbers that one draw needs, roughly: of the sites, or to sum some out."""
         summing = sum(group.cells for group in self.groups)
         return max(self.analysis.num_elements, summing)
+
+    @property
+    def landed(self) -> "Plan | None":
+        """The plan where late sites stick the landing; None if there are none."""
+        late = Reparameterized(stick_the_landing="late")
+        landing = Reparameterized(stick_the_landing=True)
+        landed = {
+            name: replace(choice, estimator=landing)
+            for name, choice in self.choices.items()
+            if choice.estimator == late
+        }
+        return replace(self, choices={**self.choices, **landed}) if landed else None
 
     def init(self, key: Key) -> Params:
         """Initial parameters, unconstrained: locations near 0, narrow scales.

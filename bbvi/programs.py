@@ -79,6 +79,8 @@ class Programs:
         starts: ``(key, data) -> state`` of every start, without a bound.
         begin: ``(params, data) -> state`` of a fit that starts at given parameters.
         chunk: See `bbvi.optimize.loop.make_chunk`.
+        landed: The same with `Plan.landed`; None where the plan has none. Compiled only
+            when needed.
         like: Shapes of the parameters, which a state holds as one vector.
         measure: ``(params, key, first, data) -> Draw``, the ``batch`` draws from
             number ``first`` on, without values.
@@ -98,6 +100,7 @@ class Programs:
     starts: Callable[[Key, Data], State]
     begin: Callable[[Params, Data], State]
     chunk: Chunk
+    landed: Chunk | None
     like: Params
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
@@ -239,11 +242,8 @@ class _Building:
         options = _compiler_options() if self.is_small else {}
         state = jax.eval_shape(self.begin, params, data)
         count, rate = np.uint32(0), np.float32(0)
-        objective, retract = self.objective, self.plan.guide.retract
-        steps = make_chunk(
-            objective, self.optimizer, retract, self.num_steps, self.decays, params
-        )
-        chunk = _Ahead(jax.jit(steps).trace(state, key, count, rate, data), options)
+        steps, landed = jax.jit(self.chunk_of(self.plan)), self.plan.landed
+        chunk = _Ahead(steps.trace(state, key, count, rate, data), options)
         measure = jax.jit(partial(self.draws, values=False))
         starts = jax.jit(self.starts)
         if self.explores:
@@ -255,6 +255,9 @@ class _Building:
             starts=starts,
             begin=self.begin,
             chunk=chunk,
+            landed=jax.jit(self.chunk_of(landed), compiler_options=options)
+            if landed
+            else None,
             measure=_Ahead(measure.trace(params, key, count, data), options),
             sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
             probe=jax.jit(self.probe),
@@ -265,6 +268,17 @@ class _Building:
             dim=self.dim_of(self.climbers),
             batch=self.batch,
             size=self.size,
+        )
+
+    def chunk_of(self, plan: Plan) -> Chunk:
+        """Steps of this plan, or of its landed one."""
+        return make_chunk(
+            Objective(plan),
+            self.optimizer,
+            plan.guide.retract,
+            self.num_steps,
+            self.decays,
+            self.like,
         )
 
     def begin(self, params: Params, data: Data) -> State:

@@ -1,6 +1,7 @@
 """What the host reads off a chunk of steps: is it finite, how strong is its signal?"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +13,19 @@ from bbvi.analysis.structure import name_of
 from bbvi.diagnostics import gradient_snr
 from bbvi.optimize.loop import Seen
 from bbvi.planning import Plan
+
+
+@dataclass
+class Candidate:
+    """Averaged parameters at one rate, and the log weights of common draws."""
+
+    params: Params
+    log_weights: Any
+
+    @property
+    def elbo(self) -> float:
+        """The bound on those draws."""
+        return float(np.mean(self.log_weights))
 
 
 def is_finite(seen: Seen) -> bool:

@@ -14,6 +14,7 @@ from scipy.special import betaln, gammaln, logsumexp
 import bbvi
 from bbvi import Status, estimators, guides
 from bbvi.optimize.progress import Progress
+from bbvi.programs import wait_for_compilers
 from tests.compiles import count_compiles
 
 QUIET = {"progress": False}
@@ -638,3 +639,38 @@ def test_snr_is_reported_for_every_site(normal_fit):
     history = normal_fit.history
     assert history.snr
     assert all(len(snr) == len(history.step) for snr in history.snr.values())
+
+
+def test_a_large_joint_gaussian_lands_on_the_exact_posterior():
+    """After a first plateau its chunk is another program, the only one made late."""
+    dim, rng = 25, np.random.default_rng(0)
+    x = rng.normal(size=(60, dim)).astype(np.float32)
+    y = (x @ rng.normal(size=dim) + rng.normal(size=60)).astype(np.float32)
+
+    def model(x, y):
+        w = numpyro.sample("w", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    def fit(**options):
+        with count_compiles() as count:
+            found = bbvi.fit(model, {"x": x, "y": y}, progress=False, **options)
+            wait_for_compilers()
+        return found, count.compiled.count("jit(chunk)")
+
+    (late, chunks), (again, none) = fit(), fit()
+    assert (chunks, none) == (2, 0)
+    assert late.status is Status.CONVERGED
+    assert late.verdict.level is bbvi.Level.TRUST
+    assert np.array_equal(late.draws()["w"], again.draws()["w"])
+    covariance = np.linalg.inv(x.T @ x + np.eye(dim))
+    evidence = stats.multivariate_normal(cov=x @ x.T + np.eye(60)).logpdf(y)
+    assert abs(late.elbo.value - evidence) < 0.01
+    draws = late.draws(4_000)["w"]
+    sds = np.sqrt(np.diagonal(covariance))
+    assert np.all(np.abs(draws.mean(0) - covariance @ x.T @ y) < 0.1 * sds)
+    assert np.all(np.abs(draws.std(0) / sds - 1) < 0.1)
+    never, chunks = fit(estimators={"w": estimators.Reparameterized()})
+    assert chunks == 1
+    assert never.history.step[-1] > late.history.step[-1]
+    assert abs(never.elbo.value - evidence) > abs(late.elbo.value - evidence)

@@ -471,6 +471,23 @@ def test_override_with_options():
     assert plan.choices["z"].estimator == slow
 
 
+def test_a_large_joint_gaussian_sticks_the_landing_late():
+    def choice(dim, **options):
+        prior = dist.Normal(jnp.zeros(dim), 1).to_event(1)
+        model, data = single(prior, mean=jnp.sum)
+        return bbvi.plan(model, data, **options).choices["z"]
+
+    late = choice(21)
+    assert late.estimator == estimators.Reparameterized(stick_the_landing="late")
+    assert late.reason.endswith("from a first plateau on sticking the landing")
+    plain = estimators.Reparameterized()
+    assert choice(20).estimator == plain
+    assert choice(21, guide=guides.MeanField()).estimator == plain
+    assert choice(21, estimators={"z": plain}).estimator == plain
+    with pytest.raises(ValueError, match="True, False or 'late'; found 'early'"):
+        estimators.Reparameterized(stick_the_landing="early")
+
+
 def test_asking_to_sum_out_with_a_guide_of_ones_own():
     def guide(y):
         sample("mu", dist.Normal(numpyro.param("mu.loc", 0.0), 1.0))

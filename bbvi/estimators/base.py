@@ -17,6 +17,7 @@ class Situation:
         is_differentiable: Whether the factor's draws can be differentiated.
         support_moves: Whether the factor's support may depend on parameters.
         joint: Name of the auxiliary site that draws it together with others.
+        joint_size: Elements of all sites that are drawn so.
         coupled: Number of elements of the site that share cost terms; 1 if none do.
         colours: Groups of elements that share no cost term within; 1 if none do.
         scales: Different scales, of their plates, of the cost terms it reaches.
@@ -45,6 +46,7 @@ class Situation:
     is_differentiable: bool = False
     support_moves: bool = False
     joint: str = ""
+    joint_size: int = 0
     coupled: int = 1
     colours: int = 1
     scales: tuple[float, ...] = (1.0,)

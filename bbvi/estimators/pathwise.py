@@ -1,8 +1,15 @@
 """`Reparameterized`: the gradient goes through the draw itself."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bbvi.estimators.base import Estimator, Situation
+
+LATE = 20
+"""Size of a joint Gaussian above which a fit sticks the landing late.
+
+The noise of the other gradient grows with the square of the size.
+"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,7 +28,11 @@ class Reparameterized(Estimator):
     Args:
         stick_the_landing: Use $-\log q(z)$ at the draw, differentiated through $z$
             alone, in place of the entropy: the noise vanishes as q reaches the
-            posterior, and is larger far from it.
+            posterior, and is larger far from it. With ``"late"`` `bbvi.fit` does so
+            once its iterates have reached a first plateau, and `bbvi.loss` does not.
+
+    Raises:
+        ValueError: The argument is anything else.
 
     Example:
         >>> import bbvi
@@ -34,7 +45,14 @@ class Reparameterized(Estimator):
         eq. 5; Roeder, Wu and Duvenaud (2017), Sticking the landing, eq. 8.
     """
 
-    stick_the_landing: bool = False
+    stick_the_landing: bool | Literal["late"] = False
+
+    def __post_init__(self) -> None:
+        if self.stick_the_landing not in (True, False, "late"):
+            raise ValueError(
+                f"stick_the_landing must be True, False or 'late'; found "
+                f"{self.stick_the_landing!r}"
+            )
 
     def refusal(self, situation: Situation) -> str | None:
         if situation.site.is_discrete:
@@ -49,11 +67,11 @@ class Reparameterized(Estimator):
         return situation.jump or None
 
     def reason(self, situation: Situation) -> str:
-        if self.stick_the_landing:
-            entropy = "sticking the landing"
-        elif situation.has_entropy:
-            entropy = "entropy in closed form"
-        else:
-            entropy = "entropy from the draws"
+        known = "in closed form" if situation.has_entropy else "from the draws"
+        entropy = {
+            True: "sticking the landing",
+            False: f"entropy {known}",
+            "late": f"entropy {known}, from a first plateau on sticking the landing",
+        }[self.stick_the_landing]
         through = "through the joint Gaussian, " if situation.joint else ""
         return f"continuous, with a differentiable sampler; {through}{entropy}"
