@@ -1,7 +1,7 @@
 """The compiled programs of a fit, kept so that a second fit compiles nothing.
 
-A fit needs at most four: `screen` its starts, run a `chunk` of steps, `measure` log
-densities of draws, and `sample` draws themselves. All take the data as arguments.
+Every fit needs `starts`, a `chunk` of steps and `measure` for log densities of draws;
+the others are compiled when they are first called. All take the data as arguments.
 Programs are kept by what they compute (the text of guide, model and optimizer as JAX
 sees them), not by which function object was passed, so that a model defined anew
 compiles nothing either, and one whose global data changed does compile.

@@ -236,27 +236,19 @@ def case_of(program):
         return sample(node.name, fn.mask(mask[index]) if is_masked else fn)
 
     def statement(node, values, data, batch):
-        if not node.observed:
-            with handlers.scale(scale=program.latent_scale):
-                return drawn(node, values, batch)
-        obs = data[node.name]
-        if not node.in_rows:
-            fn = distribution(node.kind, level(numbers, node, values, rows))
-            return sample(node.name, fn, obs=obs)
-        with plate(batch) as index:
-            eta = level(numbers, node, values, rows)
-            fn = distribution(node.kind, jnp.broadcast_to(eta, index.shape))
-            with handlers.scale(scale=program.scale):
-                if program.mask:
-                    fn = fn.mask(mask[index])
-                return sample(node.name, fn, obs=obs[index])
-
-    def drawn(node, values, batch):
         with plate(batch) if node.in_rows else nullcontext() as index:
             eta = level(numbers, node, values, rows)
             if node.in_rows:
                 eta = jnp.broadcast_to(eta, index.shape)
-            return latent(node, distribution(node.kind, eta), index)
+            fn = distribution(node.kind, eta)
+            if not node.observed:
+                with handlers.scale(scale=program.latent_scale):
+                    return latent(node, fn, index)
+            if not node.in_rows:
+                return sample(node.name, fn, obs=data[node.name])
+            with handlers.scale(scale=program.scale):
+                fn = fn.mask(mask[index]) if program.mask else fn
+                return sample(node.name, fn, obs=data[node.name][index])
 
     def model(batch=None, **data):
         values = {}

@@ -484,8 +484,9 @@ def test_a_large_joint_gaussian_sticks_the_landing_late():
     assert choice(20).estimator == plain
     assert choice(21, guide=guides.MeanField()).estimator == plain
     assert choice(21, estimators={"z": plain}).estimator == plain
-    with pytest.raises(ValueError, match="True, False or 'late'; found 'early'"):
-        estimators.Reparameterized(stick_the_landing="early")
+    for other in ("early", 1, np.True_):
+        with pytest.raises(ValueError, match="True, False or 'late'; found"):
+            estimators.Reparameterized(stick_the_landing=other)
 
 
 def test_asking_to_sum_out_with_a_guide_of_ones_own():

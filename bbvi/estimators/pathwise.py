@@ -48,10 +48,10 @@ class Reparameterized(Estimator):
     stick_the_landing: bool | Literal["late"] = False
 
     def __post_init__(self) -> None:
-        if self.stick_the_landing not in (True, False, "late"):
+        given = self.stick_the_landing
+        if not isinstance(given, bool) and given != "late":
             raise ValueError(
-                f"stick_the_landing must be True, False or 'late'; found "
-                f"{self.stick_the_landing!r}"
+                f"stick_the_landing must be True, False or 'late'; found {given!r}"
             )
 
     def refusal(self, situation: Situation) -> str | None:

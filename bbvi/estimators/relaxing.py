@@ -95,12 +95,12 @@ def learned_scale(scored: Scored, slope: Array, change: Array) -> Array | float:
         change: Linear change of the costs, in their shape.
     """
     mean = scored.mean
+    if prod(mean.shape[1 + axis] for axis in scored.rows) == 1:
+        return 1.0
     score = scored.value - mean
     plain = jnp.mean(score * (scored.cost - leave_one_out(scored.cost)), 0)
     taken = score * (change - leave_one_out(change))
     added = jnp.mean(slope * mean * (1 - mean) - taken, 0)
-    if prod(plain.shape[axis] for axis in scored.rows) == 1:
-        return 1.0
     within = [axis for axis in range(plain.ndim) if axis not in scored.rows]
     product, size = (
         of_others(jnp.sum(x, within, keepdims=True))
