@@ -22,8 +22,9 @@ MOST = np.uint32(2**16)
 def read_key(seed: Any, default: Key | None = None) -> Key:
     """A key of a fit's own from an int or a JAX key.
 
-    It is hashed, on the host, so that its neighbours in number belong to nobody else:
-    a user's data may come from ``jax.random.key(5)``.
+    It is hashed, on the host, into a key of JAX's default generator, so that its
+    neighbours in number belong to nobody else: a user's data may come from
+    ``jax.random.key(5)``.
 
     Raises:
         TypeError: It is neither.
@@ -33,25 +34,26 @@ def read_key(seed: Any, default: Key | None = None) -> Key:
         return default
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         if jax.config.jax_default_prng_impl == THREEFRY and 0 <= seed < 2**32:
-            return _hashed(THREEFRY, [0, seed])  # key(seed), without compiling it
+            return _hashed([0, seed])  # key(seed), without compiling it
         try:
             seed = jax.random.key(int(seed))
         except OverflowError:
             raise ValueError(f"seed must fit into 64 bits; found {seed}") from None
     if isinstance(seed, jax.Array):
         if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) and seed.shape == ():
-            return _hashed(jax.random.key_impl(seed), jax.random.key_data(seed))
+            return _hashed(jax.random.key_data(seed))
         if seed.dtype == np.uint32 and seed.shape == (2,):
-            return _hashed(THREEFRY, seed)
+            return _hashed(seed)
     raise TypeError(
         f"seed must be an int or one JAX key (jax.random.key(0)); found "
         f"{type(seed).__name__} {seed!r}"
     )
 
 
-def _hashed(impl: Any, words: Any) -> Key:
+def _hashed(words: Any) -> Key:
     hashed = np.random.SeedSequence(np.asarray(words).tolist())
-    return jax.random.wrap_key_data(hashed.generate_state(len(words)), impl=impl)
+    size = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
+    return jax.random.wrap_key_data(hashed.generate_state(size))
 
 
 def numbered(key: Key, first: Any, count: int) -> Key:

@@ -18,7 +18,7 @@ from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
 from bbvi.families import advice, at_mode
 from bbvi.optimize.loop import Seen, State, unravel
-from bbvi.optimize.stopping import Limits, Plateaus
+from bbvi.optimize.stopping import Limits, Plateaus, is_hopeless
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
 from bbvi.reach import missing_evidence
@@ -51,7 +51,7 @@ CLIMBED = 2_000
 BEHIND = 50.0
 """Nats by which a rival may lag after exploring."""
 RIVAL_CHUNKS = 20
-"""Chunks in which one of them may still come to the same place."""
+"""Chunks in which one of them may still come to the same place, or gain on the best."""
 APART = 3.0
 """Distance between two places, see `Guide.distance`."""
 CLOSE = 5.0
@@ -62,10 +62,6 @@ CLIMBS = 240
 """Searches for a mode, each times the dimension, that exploring may make."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
-NUM_DRAWS = (200, 10_000)
-"""Fewest and most draws behind the bound and the k-hat of a fit."""
-NUM_NUMBERS = 2**26
-"""Numbers that all those draws may need, which decides between the two."""
 
 
 @dataclass
@@ -100,6 +96,8 @@ class Driver:
         self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
         state = self._start()
         self.limits.progress.start(self.limits.max_steps)
+        if self.programs.landed:
+            self.programs.landed.begin()
         status = Status.INTERRUPTED
         try:
             state, status = self._optimize(state)
@@ -173,11 +171,13 @@ class Driver:
         climb, plan = self.programs.climb, self.plan
         if climb is None or not self.limits.lowers:
             return None
-        here = self._tree(state.params)
-        search = partial(climb, params=here, data=self.data)
-        moved = at_mode(plan.guide, plan.analysis, plan.drawn, here, search)
-        if moved is None:
+        try:
+            climb.begin()
+        except (TypeError, NotImplementedError):  # the log joint has no Hessian
             return None
+        here = self._tree(state.params)
+        search = partial(climb, here, self.data)
+        moved = at_mode(plan.guide, plan.analysis, plan.drawn, here, search)
         begun = self._fresh._replace(params=flat(moved))
         first = np.uint32(EXPLORING + self.size * (CLIMBED + number))
         rate = np.float32(self.rate)
@@ -218,8 +218,8 @@ class Driver:
         rate = np.float32(RATE if self.limits.lowers else 1.0)
         still = flat(modes[0].params)  # of elements without a gradient, as masked ones
         state = state._replace(params=np.where(self.moved, state.params, still))
-        params = self._tree(state.params)
-        for _ in range(RIVAL_CHUNKS):
+        params, bounds, goal = self._tree(state.params), [], self.best.elbo - CLOSE
+        for left in reversed(range(RIVAL_CHUNKS)):
             if min(self.plan.guide.distance(m.params, params) for m in modes) < APART:
                 return None
             before = 2 * CLIMBED + self.num_followed
@@ -230,7 +230,8 @@ class Driver:
                 return None
             params = self._tree(seen.mean)
             self.num_followed += 1
-            if self._is_late():
+            bounds.append(np.mean(seen.elbos, dtype=np.float64))
+            if self._is_late() or is_hopeless(bounds, left, goal):
                 return None
         return self._measure(params)
 
@@ -350,8 +351,7 @@ class Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        count = int(np.clip(NUM_NUMBERS // self.programs.size, *NUM_DRAWS))
-        made = self._draws(params, -(-count // self.programs.batch), FRESH)
+        made = self._draws(params, self.programs.num_final, FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
         made_by = self.plan.guide

@@ -115,7 +115,7 @@ def at_mode(
     names: tuple[str, ...],
     params: Params,
     climb: Callable[[np.ndarray], Any],
-) -> Params | None:
+) -> Params:
     """The member around the mode of the log joint near the centre of another.
 
     Args:
@@ -126,14 +126,11 @@ def at_mode(
         climb: From a point to a mode, see `bbvi.optimize.mode`.
 
     Returns:
-        Its parameters; None where the log joint has no Hessian.
+        Its parameters.
     """
     here = guide.gaussian(analysis, names, params)
     dtype = jax.tree.leaves(params)[0].dtype
-    try:
-        mode = jax.device_get(climb(flat_of(here.loc).astype(dtype)))
-    except (TypeError, NotImplementedError):
-        return None
+    mode = jax.device_get(climb(flat_of(here.loc).astype(dtype)))
     around = laplace(analysis, tuple(here.loc), mode.point, mode.precision)
     moved = guide.start_from(analysis, names, params, around)
     return {n: np.asarray(x, params[n].dtype) for n, x in moved.items()}

@@ -1,7 +1,8 @@
 """The compiled programs of a fit, kept so that a second fit compiles nothing.
 
-Every fit needs `starts`, a `chunk` of steps and `measure` for log densities of draws;
-the others are compiled when they are first called. All take the data as arguments.
+Every fit needs `starts`, a `chunk` of steps and `measure` for log densities of draws,
+and most fits the search for a mode; the others are compiled when they are first called.
+All take the data as arguments.
 Programs are kept by what they compute (the text of guide, model and optimizer as JAX
 sees them), not by which function object was passed, so that a model defined anew
 compiles nothing either, and one whose global data changed does compile.
@@ -9,7 +10,7 @@ compiles nothing either, and one whose global data changed does compile.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -24,6 +25,7 @@ from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.fingerprints import fingerprint
+from bbvi.compiling import Ahead
 from bbvi.drawing import Draw, draw, log_joint, whole
 from bbvi.estimators import Reparameterized, RunningAverage
 from bbvi.guides import FullRank
@@ -50,6 +52,10 @@ KEPT = 32
 """Number of fits whose programs are kept."""
 MEMORY = 2**23
 """Numbers that a batch of draws may hold at once."""
+NUM_DRAWS = (200, 10_000)
+"""Fewest and most draws behind the bound and the k-hat of a fit."""
+NUM_NUMBERS = 2**26
+"""Numbers that all those draws may need, which decides between the two."""
 
 FRESH = 2**31
 """Number of the first draw that no candidate of an optimisation was compared on."""
@@ -61,11 +67,9 @@ STARTS = np.uint32(2**32 - 2**16)
 """Stream of the first start."""
 CLIMBABLE = 300
 """Dimensions up to which a search for the mode can afford Hessians."""
-SMALL = 10_000
-"""Numbers in a step below which compiling takes longer than running."""
+OBSERVED = 30
+"""Observed numbers from which on starts are far off, and searches for a mode likely."""
 
-_compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="bbvi-compile")
-_compiling: set[Future] = set()
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
 
@@ -79,16 +83,15 @@ class Programs:
         starts: ``(key, data) -> state`` of every start, without a bound.
         begin: ``(params, data) -> state`` of a fit that starts at given parameters.
         chunk: See `bbvi.optimize.loop.make_chunk`.
-        landed: The same with `Plan.landed`; None where the plan has none. Compiled only
-            when needed.
+        landed: The same with `Plan.landed`; None where the plan has none.
         like: Shapes of the parameters, which a state holds as one vector.
         measure: ``(params, key, first, data) -> Draw``, the ``batch`` draws from
             number ``first`` on, without values.
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
-        climb: ``(centre, params, data) -> Mode`` of the log joint; None where it has
-            sites that are not continuous, or too many. Compiled only when needed.
+        climb: ``(params, data, centre) -> Mode`` of the log joint; None where it has
+            sites that are not continuous, or too many.
         climbers: The sites that it moves.
         dim: Their dimension, unconstrained.
         batch: Draws that are made at once.
@@ -100,16 +103,22 @@ class Programs:
     starts: Callable[[Key, Data], State]
     begin: Callable[[Params, Data], State]
     chunk: Chunk
-    landed: Chunk | None
+    landed: Ahead | None
     like: Params
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
-    climb: Callable[[Any, Params, Data], Mode] | None
+    climb: Ahead | None
     climbers: tuple[str, ...]
     dim: int
     batch: int
     size: int
+
+    @property
+    def num_final(self) -> int:
+        """Batches of draws behind the bound and the k-hat of a fit."""
+        count = int(np.clip(NUM_NUMBERS // self.size, *NUM_DRAWS))
+        return -(-count // self.batch)
 
     def draws(
         self,
@@ -214,12 +223,14 @@ class _Building:
         return self.full.num_elements
 
     @property
-    def is_small(self) -> bool:
-        return self.size * self.plan.num_particles <= SMALL
-
-    @property
     def explores(self) -> bool:
         return self.num_starts > 1 and self.size <= EXPLORABLE
+
+    @property
+    def num_observed(self) -> int:
+        """Numbers that the model observes."""
+        analysis = self.full.analysis
+        return sum(prod(s.shape) for s in analysis.of_kind("observed").values())
 
     @property
     def batch(self) -> int:
@@ -236,34 +247,41 @@ class _Building:
         return {name: control.decay for name, control in averaged.items()}
 
     def programs(self) -> Programs:
-        """Trace all, longest compilation first, and compile side by side."""
+        """All, those that are needed begun: the longest compilation first."""
         key, data = _key_shape(), self.plan.analysis.arguments.shapes
-        params = self.like
-        options = _compiler_options() if self.is_small else {}
+        params, landed = self.like, self.plan.landed
         state = jax.eval_shape(self.begin, params, data)
         count, rate = np.uint32(0), np.float32(0)
-        steps, landed = jax.jit(self.chunk_of(self.plan)), self.plan.landed
-        chunk = _Ahead(steps.trace(state, key, count, rate, data), options)
-        measure = jax.jit(partial(self.draws, values=False))
-        starts = jax.jit(self.starts)
+        step, draw = (state, key, count, rate, data), (params, key, count, data)
+        chunk = Ahead(self.chunk_of(self.plan), *step).begin()
+        starts = Ahead(self.starts, key, data)
+        sample = Ahead(partial(self.draws, values=True), *draw)
+        climb = None
+        if self.climbers:
+            dtype = jnp.result_type(*jax.tree.leaves(params))
+            centre = jax.ShapeDtypeStruct((self.dim_of(self.climbers),), dtype)
+            climb = Ahead(self.climb, params, data, centre)
         if self.explores:
-            starts = _Ahead(starts.trace(key, data), options)
+            starts.begin()
+            sample.begin()
+            measure = partial(_densities, sample)
+        else:
+            measure = Ahead(partial(self.draws, values=False), *draw).begin()
+        if climb and self.explores and self.num_observed >= OBSERVED:
+            with suppress(TypeError, NotImplementedError):  # raised again by a call
+                climb.begin()
         return Programs(
-            like=params,
             explores=self.explores,
-            screen=jax.jit(self.screen, compiler_options=options),
+            screen=Ahead(self.screen, key, data),
             starts=starts,
             begin=self.begin,
             chunk=chunk,
-            landed=jax.jit(self.chunk_of(landed), compiler_options=options)
-            if landed
-            else None,
-            measure=_Ahead(measure.trace(params, key, count, data), options),
-            sample=jax.jit(partial(self.draws, values=True), compiler_options=options),
+            landed=Ahead(self.chunk_of(landed), *step) if landed else None,
+            like=params,
+            measure=measure,
+            sample=sample,
             probe=jax.jit(self.probe),
-            climb=jax.jit(self.climb, compiler_options=options)
-            if self.climbers
-            else None,
+            climb=climb,
             climbers=self.climbers,
             dim=self.dim_of(self.climbers),
             batch=self.batch,
@@ -336,7 +354,7 @@ class _Building:
         shapes = [unconstrained_shape(analysis, analysis.sites[n]) for n in names]
         return sum(map(prod, shapes))
 
-    def climb(self, centre: Array, params: Params, data: Data) -> Mode:
+    def climb(self, params: Params, data: Data, centre: Array) -> Mode:
         """The mode of the log joint, from the centre of q."""
         joint = log_joint(self.full, self.climbers, params, data)
         return find_mode(lambda vector: joint(vector)[0], centre)
@@ -356,32 +374,6 @@ def _key_shape() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def wait_for_compilers() -> None:
-    """Wait until nothing compiles in the background, for those who count or time."""
-    wait(list(_compiling))
-
-
-class _Ahead:
-    """A function that is compiled on another thread until it is called.
-
-    The compiler works outside of Python, so the programs of a fit are compiled side by
-    side while the next ones are traced.
-    """
-
-    def __init__(self, traced: Any, options: dict[str, Any]) -> None:
-        compiling = traced.lower().compile
-        self._compiled = _compilers.submit(compiling, compiler_options=options)
-        _compiling.add(self._compiled)
-        self._compiled.add_done_callback(_compiling.discard)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._compiled.result()(*args)
-
-
-def _compiler_options() -> dict[str, Any]:
-    """For small models, where compiling is the cost: less effort of the compiler.
-
-    Its optimised loops only pay once arrays are large.
-    """
-    is_cpu = jax.default_backend() == "cpu"
-    return {"xla_backend_optimization_level": 0} if is_cpu else {}
+def _densities(sample: Callable[..., Draw], *args: Any) -> Draw:
+    """Draws without their values, which stay where they were made."""
+    return sample(*args)._replace(values={}, log_likelihood={})

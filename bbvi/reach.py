@@ -25,6 +25,8 @@ SURE = 4.0
 """Standard errors by which two estimates must differ."""
 NOTICED = 0.2
 """Nats of missing evidence that matter."""
+HOPELESS = 20.0
+"""Nats short of q's own evidence at which an estimate ends the search."""
 
 
 def missing_evidence(
@@ -43,7 +45,8 @@ def missing_evidence(
     are unbiased for the evidence, unless q misses a part of the posterior, which
     $\hat Z$ then leaves out. An estimate counts if at least `FEWEST` draws stand
     behind it, by their effective number $(\sum w)^2 / \sum w^2$: where the posterior
-    has many dimensions no wider draw comes near it, and nothing is said.
+    has many dimensions no wider draw comes near it, and nothing is said. Once an
+    estimate falls `HOPELESS` nats short, no wider one is made.
 
     Args:
         plan: Of the fit.
@@ -54,7 +57,7 @@ def missing_evidence(
 
     Returns:
         The difference; 0 for a guide that is no Gaussian.
-        Cost: a batch of draws for each width.
+        Cost: at most a batch of draws for each width.
     """
     guide, analysis, names = plan.guide, plan.analysis, plan.drawn
     at = guide.gaussian(analysis, names, params)
@@ -77,6 +80,8 @@ def missing_evidence(
             NOTICED, SURE * np.hypot(error, own_error)
         ):
             most = max(most, float(more))
+        if more < -HOPELESS:
+            break
     return most
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import jax
 
-from bbvi.programs import wait_for_compilers
+from bbvi.compiling import wait_for_compilers
 
 _TRACE = "/jax/core/compile/jaxpr_trace_duration"
 _COMPILE = "/jax/core/compile/backend_compile_duration"

@@ -13,8 +13,8 @@ from scipy.special import betaln, gammaln, logsumexp
 
 import bbvi
 from bbvi import Status, estimators, guides
+from bbvi.compiling import wait_for_compilers
 from bbvi.optimize.progress import Progress
-from bbvi.programs import wait_for_compilers
 from tests.compiles import count_compiles
 
 QUIET = {"progress": False}
@@ -132,6 +132,30 @@ def test_second_fit_at_the_same_shapes_compiles_nothing(normal_fit):
     assert count.compiles == 0, count.compiled
     mean, _, _ = normal_answer(**normal_data(seed=1))
     np.testing.assert_allclose(other.draws()["b"].mean(0), mean, atol=0.1)
+
+
+def test_draws_of_a_small_model_need_no_program_of_their_own():
+    """The fit has compiled it: the same one judges candidates."""
+
+    def model(y):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+    fit = bbvi.fit(model, {"y": np.array([1.0, -2.0])}, **QUIET)
+    with count_compiles() as count:
+        draws = fit.draws(10)
+    assert (count.traces, count.compiles) == (0, 0)
+    assert np.array_equal(draws["scale"], fit.draws(20)["scale"][:10])
+
+
+def test_a_key_of_another_generator_is_a_seed_too(normal_fit):
+    key = jax.random.key(3, impl="rbg")
+    with count_compiles() as count:
+        fits = [bbvi.fit(normal_model, normal_data(), seed=key, **QUIET) for _ in "ab"]
+    assert count.compiles == 0, count.compiled
+    assert same(fits[0].params, fits[1].params)
+    assert not same(fits[0].params, normal_fit.params)
+    assert fits[0].status is Status.CONVERGED
 
 
 def test_a_model_defined_anew_compiles_nothing_but_its_constants_count():

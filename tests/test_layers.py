@@ -22,7 +22,7 @@ _PLANNING = _CHOOSING | {"choosing", "families", "circular"}
 _SURROGATES = _PLANNING | {"planning"}
 _OBJECTIVE = _SURROGATES | {"surrogates"}
 _DRAWING = _OBJECTIVE | {"objective"}
-_PROGRAMS = _DRAWING | {"drawing", "optimize", "diagnostics"}
+_PROGRAMS = _DRAWING | {"drawing", "compiling", "optimize", "diagnostics"}
 _RESULT = _PROGRAMS | {
     "programs",
     "covariance",
@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "optimize": _BASE | {"diagnostics"},
     "guides": _BASE | {"analysis"},
     "estimators": _BASE | {"analysis"},
+    "compiling": {"analysis"},
     "nodes": _NODES,
     "joint": _JOINT,
     "circular": _CHOOSING,

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from bbvi.optimize.loop import State, make_chunk, on_vectors, ravel, unravel
-from bbvi.optimize.stopping import Plateaus
+from bbvi.optimize.stopping import Plateaus, is_hopeless
 from tests.compiles import count_compiles
 
 ADAM = optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
@@ -227,3 +227,20 @@ def test_an_optimizer_of_trees_works_on_vectors():
     jax.tree.map(np.testing.assert_array_equal, unravel(vector, tree), tree)
     update, _ = optimizer.update(jnp.ones(3), optimizer.init(vector), vector)
     np.testing.assert_allclose(update, [-0.1, -0.1, -1.0])
+
+
+HOPELESS = {
+    "too few chunks": ([-30.0] * 4, 100, 0.0, False),
+    "hovers below": ([-30.0, -30.1, -30.0, -29.9, -30.0], 15, -5.0, True),
+    "would just come there": ([-30.0, -28.0, -26.0, -24.0, -22.0], 10, -2.0, False),
+    "would just miss it": ([-30.0, -28.0, -26.0, -24.0, -22.0], 10, -1.9, True),
+    "its fastest chunk counts": ([-30.0, -28.0, -27.9, -27.8, -27.7], 10, -8.0, False),
+    "chunks long ago do not": ([-90.0, -30.0, -30, -30, -30, -30], 10, -8.0, True),
+    "falls": ([-30.0, -31.0, -32.0, -33.0, -34.0], 10, -34.0, False),
+}
+
+
+@pytest.mark.parametrize("case", HOPELESS)
+def test_a_rival_is_given_up_when_it_cannot_come_to_the_goal(case):
+    bounds, left, goal, expected = HOPELESS[case]
+    assert is_hopeless(bounds, left, goal) is expected

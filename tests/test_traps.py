@@ -109,3 +109,20 @@ def test_few_wider_draws_say_nothing():
 
     assert seen(50.0) == 0.0
     assert seen(*[5.0] * 100) == pytest.approx(5.0 + np.log(0.1))
+
+
+def test_widths_go_on_until_an_estimate_is_hopeless():
+    found = traps.BENIGN["one normal"]()
+    plan, own = found.plan, draws_of(np.zeros(1_000))
+
+    def widths(level):
+        made = []
+
+        def draw(params, first):
+            made.append(first)
+            return draws_of(np.full(1_000, level))
+
+        missing_evidence(plan, found.params, own, draw)
+        return len(made)
+
+    assert (widths(-19.0), widths(-21.0)) == (3, 1)

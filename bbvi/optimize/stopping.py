@@ -13,6 +13,7 @@ the reliability of black-box variational inference, algorithm 2 (stationarity by
 R-hat, iterate averaging, lower rates).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,8 @@ from bbvi.diagnostics import split_rhat
 from bbvi.optimize.progress import Progress
 
 Vector = NDArray[np.floating]
+LATELY = 5
+"""Chunks that show how fast a bound rises."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,20 @@ class Plateaus:
         self.planned = planned
         self.means.clear()
         self.variances.clear()
+
+
+def is_hopeless(bounds: Sequence[float], left: int, goal: float) -> bool:
+    """Whether a fit that gains at most as it did lately will not come to a goal.
+
+    Args:
+        bounds: Of its chunks so far.
+        left: Chunks that it still has.
+        goal: The bound that is wanted.
+
+    Returns:
+        False as long as fewer than `LATELY` chunks are known.
+    """
+    latest = np.asarray(bounds[-LATELY:])
+    if len(latest) < LATELY:
+        return False
+    return bool(latest[-1] + left * max(np.max(np.diff(latest)), 0.0) < goal)
