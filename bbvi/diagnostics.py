@@ -163,6 +163,27 @@ def psis(log_weights: ArrayLike) -> Smoothed:
     return Smoothed(normalised, khat=khat, ess=importance_ess(normalised))
 
 
+def resampled(weights: ArrayLike, num_draws: int) -> NDArray[np.intp]:
+    r"""Rows of a systematic resample of weighted draws, in random order.
+
+    Row $i$ comes up $N w_i / \sum_j w_j$ times, rounded down or up, so that a mean over
+    the rows has hardly more noise than the weighted mean itself.
+
+    Args:
+        weights: Of the draws, not negative, `(num_weights,)`.
+        num_draws: Rows wanted, $N$.
+
+    References:
+        Kitagawa (1996), Monte Carlo filter and smoother for non-Gaussian nonlinear
+        state space models, appendix (deterministic resampling).
+    """
+    generator = np.random.default_rng(num_draws)
+    ends = np.cumsum(_vector(weights, "weights"))
+    at = (generator.uniform() + np.arange(num_draws)) / num_draws * ends[-1]
+    rows = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1)
+    return generator.permutation(rows)
+
+
 def importance_ess(log_weights: ArrayLike) -> float:
     r"""Return the effective number of draws behind importance weights.
 

@@ -334,8 +334,8 @@ class Driver:
         return Candidate(params, np.asarray(made.log_p - made.log_q, np.float64))
 
     def _draws(self, params: Params, count: int, first: int) -> Draw:
-        measure, draws = self.programs.measure, self.programs.draws
-        return draws(measure, params, self.key, self.data, count, first)
+        given = self.programs.measure, params, self.key, self.data
+        return self.programs.draws(*given, count, first, likelihood=False, values=False)
 
     def _final(self, state: State, status: Status) -> Params:
         """The best candidate; where there may be a better one, the later iterates."""

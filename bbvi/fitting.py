@@ -30,6 +30,8 @@ MAX_STEPS = 50_000
 """Default limit on steps."""
 NUM_STARTS = 8
 """Default number of starts."""
+AS_GOOD = 0.1
+"""Nats by which the bounds of two families may differ where their optima do not."""
 
 
 def fit(
@@ -111,11 +113,17 @@ def fit(
         if richer is None:
             break
         after = richer.run()
-        if not after.elbo.value > found.elbo.value:
+        if not _is_better(after, found):
             path = after.history.path
             return replace(found, history=replace(found.history, path=path))
         driver, found = richer, after
     return found
+
+
+def _is_better(after: Fit, before: Fit) -> bool:
+    """Whether the bound is higher, or as good and k-hat lower."""
+    gained = after.elbo.value - before.elbo.value
+    return after.khat < before.khat if abs(gained) < AS_GOOD else gained > 0
 
 
 def _is_too_poor(driver: Driver, found: Fit) -> bool:

@@ -86,7 +86,7 @@ class Programs:
         landed: The same with `Plan.landed`; None where the plan has none.
         like: Shapes of the parameters, which a state holds as one vector.
         measure: ``(params, key, first, data) -> Draw``, the ``batch`` draws from
-            number ``first`` on, without values.
+            number ``first`` on, maybe without values.
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
@@ -128,10 +128,20 @@ class Programs:
         data: Data,
         num_batches: int,
         first: int = FRESH,
+        *,
+        likelihood: bool = True,
+        values: bool = True,
     ) -> Draw:
-        """Batches of ``measure`` or ``sample``, ``(num_batches * batch, ...)``."""
+        """Batches of ``measure`` or ``sample``, ``(num_batches * batch, ...)``.
+
+        What is not asked for stays where it was made.
+        """
+        left = {} if likelihood else {"log_likelihood": {}}
+        left |= {} if values else {"values": {}}
         made = [
-            jax.device_get(function(params, key, np.uint32(number), data))
+            jax.device_get(
+                function(params, key, np.uint32(number), data)._replace(**left)
+            )
             for number in range(first, first + num_batches * self.batch, self.batch)
         ]
         return jax.tree.map(lambda *x: np.concatenate(x), *made)
@@ -264,7 +274,7 @@ class _Building:
         if self.explores:
             starts.begin()
             sample.begin()
-            measure = partial(_densities, sample)
+            measure = sample
         else:
             measure = Ahead(partial(self.draws, values=False), *draw).begin()
         if climb and self.explores and self.num_observed >= OBSERVED:
@@ -372,8 +382,3 @@ class _Building:
 
 def _key_shape() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
-
-
-def _densities(sample: Callable[..., Draw], *args: Any) -> Draw:
-    """Draws without their values, which stay where they were made."""
-    return sample(*args)._replace(values={}, log_likelihood={})

@@ -14,7 +14,7 @@ from bbvi._keys import read_key
 from bbvi._types import Data, Key, Params, Values
 from bbvi.analysis.arguments import by_name, read_arguments
 from bbvi.covariance import Covariance, linear_response, of_draws
-from bbvi.diagnostics import Estimate, Smoothed, psis
+from bbvi.diagnostics import Estimate, Smoothed, psis, resampled
 from bbvi.drawing import Draw, describe, predict
 from bbvi.planning import Plan
 from bbvi.programs import Programs
@@ -101,8 +101,8 @@ class Fit:
         Args:
             num_draws: How many.
             seed: An int or a JAX key; default the fit's own draws.
-            reweighted: Whether to resample the draws by their Pareto-smoothed
-                importance weights, as the verdict may recommend.
+            reweighted: Whether to resample twice as many draws by their
+                Pareto-smoothed importance weights, as the verdict may recommend.
 
         Returns:
             ``{site: (num_draws, *site.shape)}``: latents and deterministics,
@@ -144,23 +144,22 @@ class Fit:
             raise ValueError(f"linear response needs an optimum. {self.status}")
         return linear_response(live.plan, self.params, live.data, key, num_draws)
 
-    def _sample(self, num_draws: int, seed: Any, *, reweighted: bool) -> Draw:
+    def _sample(
+        self, num_draws: int, seed: Any, *, reweighted: bool, likelihood: bool = False
+    ) -> Draw:
         num_draws = read_count("num_draws", num_draws)
         if self.live is None:
             made = self._stored_draws(num_draws)
         else:
             programs, key = self.live.programs, read_key(seed, self.key)
-            times = -(-num_draws * (4 if reweighted else 1) // programs.batch)
-            made = programs.draws(
-                programs.sample, self.params, key, self.live.data, times
-            )
+            times = -(-num_draws * (2 if reweighted else 1) // programs.batch)
+            given = programs.sample, self.params, key, self.live.data
+            made = programs.draws(*given, times, likelihood=likelihood)
         if reweighted:
             smoothed = psis(made.log_p - made.log_q)
             if not np.isfinite(smoothed.log_weights).any():
                 raise ValueError("the importance weights are not finite: see verdict")
-            generator = np.random.default_rng(num_draws)
-            weights = np.exp(smoothed.log_weights)
-            rows = generator.choice(len(weights), num_draws, p=weights / weights.sum())
+            rows = resampled(np.exp(smoothed.log_weights), num_draws)
         else:
             rows = np.arange(num_draws)
         return jax.tree.map(lambda x: x[rows], made)
@@ -287,7 +286,7 @@ class Fit:
         """
         from bbvi.export import to_arviz
 
-        made = self._sample(num_draws, seed, reweighted=reweighted)
+        made = self._sample(num_draws, seed, reweighted=reweighted, likelihood=True)
         described = self.stored or describe(self.live.plan)
         predictive = None
         if posterior_predictive:
@@ -330,8 +329,7 @@ class Fit:
         from bbvi.export import summary
 
         if self.live is None:
-            available = len(self.stored["draw"].log_p)
-            num_draws = min(read_count("num_draws", num_draws), available)
+            num_draws = min(read_count("num_draws", num_draws), self._num_available())
         reweighted = self.verdict.level is Level.REWEIGHT
         return summary(self.to_arviz(num_draws, seed=seed, reweighted=reweighted))
 
@@ -358,7 +356,7 @@ class Fit:
             path: Where; `bbvi.load` reads it. No pickle is involved.
             num_draws: Draws to keep with it.
         """
-        made = self._sample(num_draws, None, reweighted=False)
+        made = self._sample(num_draws, None, reweighted=False, likelihood=True)
         described = self.stored or describe(self.live.plan)
         groups = {
             "values": made.values,

@@ -15,6 +15,7 @@ from bbvi.diagnostics import (
     importance_ess,
     khat_threshold,
     psis,
+    resampled,
     split_rhat,
     tail_length,
 )
@@ -261,3 +262,34 @@ def test_gradient_snr_without_noise():
     assert gradient_snr([0.0], [0.0], 3) == 0
     with pytest.raises(ValueError, match="n >= 2"):
         gradient_snr([1.0], [1.0], 1)
+
+
+# Resampling.
+
+
+@pytest.mark.parametrize("num_draws", [1, 10, 4_000])
+def test_each_row_comes_up_as_often_as_its_weight_says(num_draws):
+    weights = np.random.default_rng(0).exponential(size=1_000) ** 2
+    weights[:3] = 0.0
+    rows = resampled(weights, num_draws)
+    assert rows.shape == (num_draws,)
+    counts = np.bincount(rows, minlength=1_000)
+    assert np.all(np.abs(counts - num_draws * weights / weights.sum()) < 1)
+    assert np.array_equal(rows, resampled(7 * weights, num_draws))
+
+
+def test_resampled_rows_are_in_random_order():
+    rows = resampled(np.ones(4_000), 4_000)
+    assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 5 / 4_000**0.5
+
+
+def test_resampling_adds_hardly_any_noise_to_a_mean():
+    """Independent rows would add 1/N of the variance, which the same check sees."""
+    rng = np.random.default_rng(1)
+    values, weights = rng.normal(size=8_000), rng.exponential(size=8_000)
+    wanted = values @ weights / weights.sum()
+    own = rng.choice(8_000, (100, 4_000), p=weights / weights.sum())
+    error = np.std(values[own].mean(1))
+    systematic = [values[resampled(weights, n)].mean() for n in range(3_901, 4_001)]
+    assert error == pytest.approx(4_000**-0.5, rel=0.3)
+    assert np.sqrt(np.mean((np.array(systematic) - wanted) ** 2)) < 0.75 * error

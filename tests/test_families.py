@@ -6,6 +6,7 @@ rows given globals.
 """
 
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from numpyro.infer import util
 
 import bbvi
 from bbvi import guides
+from bbvi.diagnostics import Estimate
 from bbvi.drawing import draw, whole
 from bbvi.families import default_guide, richer_guide
+from bbvi.fitting import _is_better
 from bbvi.guides.base import prior_centre
 from bbvi.guides.rows import Block
 from tests import cases
@@ -676,6 +679,26 @@ def test_a_family_that_was_asked_for_is_kept_and_the_next_is_named():
     assert fit.plan.guide == family
     assert len(fit.history.path) == 1
     assert "Try guides.LowRank(rank=10)" in str(fit.verdict)
+
+
+BETTER = {
+    "higher": (-10.0, 0.9, -12.0, 0.8, True),
+    "lower": (-12.0, 0.6, -10.0, 0.8, False),
+    "as good, fits better": (-10.05, 0.6, -10.0, 0.8, True),
+    "as good, fits worse": (-9.95, 0.9, -10.0, 0.8, False),
+    "not finite": (np.nan, 0.2, -10.0, 0.8, False),
+}
+
+
+@pytest.mark.parametrize("case", BETTER)
+def test_a_richer_family_is_kept_if_it_is_better(case):
+    """Its bound decides; between bounds that are as good, k-hat does."""
+    bound, khat, bound_before, khat_before, expected = BETTER[case]
+
+    def found(bound, khat):
+        return SimpleNamespace(elbo=Estimate(bound, 0.01), khat=khat)
+
+    assert _is_better(found(bound, khat), found(bound_before, khat_before)) is expected
 
 
 def test_too_little_is_left_to_move():
