@@ -16,6 +16,7 @@ from bbvi._types import Params
 from bbvi.analysis import Analysis
 from bbvi.guides import (
     FullRank,
+    Funnel,
     Guide,
     LowRank,
     MeanField,
@@ -23,6 +24,7 @@ from bbvi.guides import (
     Structured,
 )
 from bbvi.guides.base import continuous_of, dimension
+from bbvi.guides.funnel import scales
 from bbvi.guides.gaussian import flat_of, laplace
 from bbvi.guides.noncentered import noncentrable
 from bbvi.guides.rows import read_blocks
@@ -66,12 +68,15 @@ def richer_guide(
 
     From `MeanField` to `Structured` where the model has rows, else to `LowRank`; from
     each of them to `FullRank` up to ``AFFORDABLE_DIM`` dimensions; from there to
-    `NonCentered` where sites have a location and a scale that others determine.
+    `NonCentered` where sites have a location and a scale that others determine, else
+    to `Funnel` where there are positive sites outside of plates.
     """
     dim = dimension(analysis, continuous_of(analysis, names))
     if type(guide) is FullRank:
-        sites = noncentrable(analysis, names)
-        return NonCentered(sites) if sites else None
+        if sites := noncentrable(analysis, names):
+            return NonCentered(sites)
+        sites = scales(analysis, names)
+        return Funnel(sites) if sites else None
     if dim < 2 or not isinstance(guide, (MeanField, LowRank, Structured)):
         return None
     full, low_rank = FullRank(), LowRank()

@@ -94,6 +94,7 @@ def _evidence(made: Draw) -> tuple[float, float, float]:
     if not np.isfinite(total):
         return -np.inf, np.inf, 0.0
     number = len(log_weights)
-    effective = float(np.exp(2 * total - logsumexp(2 * log_weights)))
+    with np.errstate(over="ignore"):  # the square of a density next to none
+        effective = float(np.exp(2 * total - logsumexp(2 * log_weights)))
     error = np.sqrt(max(1 / effective - 1 / number, 0.0))
     return float(total - np.log(number)), float(error), effective
