@@ -34,8 +34,6 @@ from bbvi.guides.triangles import TriangularNormal, triangle, tril_of
 
 MAX_SCALES = 20
 """Most elements that the other elements' scales move with by default."""
-RIDGE = 1e-4
-"""Share of its diagonal added to the metric, which rounding would make indefinite."""
 BEND = f"{JOINT}.bend."
 """Start of the name of a site's part of B; its place in the vector follows."""
 
@@ -115,24 +113,26 @@ class Funnel(FullRank):
         return found
 
     def retract(self, params: Params, step: Params) -> Params:
-        r"""Steps in units of q, those of `FullRank`, and for B in those of $g$ and $w$.
+        r"""Steps in units of q, those of `FullRank`, and for B those given all others.
 
-        A change $\Delta$ of the log scales moves the whitened vector by
-        $L^{-1} \mathrm{diag}(\Delta) L \epsilon$, whose mean square is
-        $\Delta^\top M \Delta$ with $M = \Sigma \odot \Sigma^{-1}$,
-        $\Sigma = L L^\top$. With $M_{vv} = C C^\top$ a step $A$ moves B to
-        $B + C^{-\top} A\, \mathrm{diag}(\mathrm{sd}_g)^{-1}$.
+        With $\sigma_i$ the standard deviation of element $i$ and $c_i$ that given all
+        other elements, $B_{ik}$ moves by $A_{ik} c_i / (\sigma_i \sigma_k)$: where
+        $g_k$ is off by one deviation, a step of one moves element $i$ by as much as
+        the rest leaves it free to move.
         """
         moved = super().retract(params, step)
         starts = _starts_of(params)
         if starts:
             root = triangle(params[TRIL])
             sd = jnp.sqrt(jnp.sum(root**2, 1))
-            metric = _metric(root, _others(len(root), starts))
+            identity = jnp.eye(len(root), dtype=root.dtype)
+            inverse = solve_triangular(root, identity, lower=True)
+            free = 1 / (sd * jnp.sqrt(jnp.sum(inverse**2, 0)))
+            free = free[_others(len(root), starts), None]
             for start, size in starts.items():
+                by = free / sd[start : start + size]
                 name = f"{BEND}{start}"
-                turned = solve_triangular(metric, step[name], trans=1, lower=True)
-                moved[name] = params[name] + turned / sd[start : start + size]
+                moved[name] = params[name] + by * step[name]
         return moved
 
     def units(self, params: Params) -> Params:
@@ -226,13 +226,6 @@ def _others(dim: int, starts: dict[int, int]) -> np.ndarray:
     """Places of the elements whose scales move."""
     places = [np.arange(start, start + size) for start, size in starts.items()]
     return np.setdiff1d(np.arange(dim), np.concatenate(places))
-
-
-def _metric(root: Array, others: np.ndarray) -> Array:
-    r"""Root of $\Sigma \odot \Sigma^{-1}$ for some elements, from that of $\Sigma$."""
-    inverse = solve_triangular(root, jnp.eye(len(root), dtype=root.dtype), lower=True)
-    gain = ((root @ root.T) * (inverse.T @ inverse))[np.ix_(others, others)]
-    return jnp.linalg.cholesky(gain + RIDGE * jnp.diag(jnp.diagonal(gain)))
 
 
 def _moments(params: Params) -> tuple[np.ndarray, np.ndarray]:
