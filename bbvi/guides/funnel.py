@@ -52,7 +52,9 @@ class Funnel(FullRank):
     funnels of centred effects, $B > 0$, of effects relative to their scale, $B < 0$,
     and what lies between. With $B = 0$ it is `FullRank`. For $k$ elements of ``sites``
     among $d$, $k (d - k)$ parameters and as many operations a draw beside those of
-    `FullRank`; a step takes $O(d^3)$.
+    `FullRank`; a step takes $O(d^3)$. In many dimensions it needs a start near the
+    posterior, which a fit that moves to it from `FullRank` has: one that begins with
+    it may diverge, and then says so.
 
     Args:
         sites: Names of the sites with which the scales of the others move.
