@@ -18,7 +18,7 @@ from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
 from bbvi.families import advice, at_mode
 from bbvi.optimize.loop import Seen, State, unravel
-from bbvi.optimize.stopping import Limits, Plateaus, is_hopeless
+from bbvi.optimize.stopping import NEAR, STILL, Limits, Plateaus, is_hopeless
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
 from bbvi.reach import missing_evidence
@@ -88,12 +88,14 @@ class Driver:
     num_modes: int = 1
     num_followed: int = 0
     moved: Any = False
+    is_near: bool = False
     start: State | None = None
     path: tuple[str, ...] = ()
 
     def run(self) -> Fit:
         """Fit, and judge the answer."""
         self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
+        self.is_near = self.start is not None
         state = self._start()
         self.limits.progress.start(self.limits.max_steps)
         if self.programs.landed:
@@ -200,6 +202,7 @@ class Driver:
                 continue
             if found.elbo > self.best.elbo + 1.0:
                 self.best, self.rate = None, RATE if self.limits.lowers else 1.0
+                self.is_near = False
                 self.plateaus.reset()
                 self.rivals = rivals[number + 1 :]
                 state, status = self._optimize(
@@ -240,7 +243,7 @@ class Driver:
         while True:
             first = np.uint32(FIRST + self.size * self.num_chunks)
             rate = np.float32(self.rate)
-            run = (self._is_near and self.programs.landed) or self.programs.chunk
+            run = (self.is_near and self.programs.landed) or self.programs.chunk
             after, seen = run(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
             self.num_chunks += 1
@@ -269,11 +272,6 @@ class Driver:
             if self._is_late():
                 return state, Status.MAX_SECONDS
 
-    @property
-    def _is_near(self) -> bool:
-        """Whether q has come close: a plateau was reached, or was where it began."""
-        return self.best is not None or self.start is not None
-
     def _is_late(self) -> bool:
         return time.monotonic() - self.begun > self.limits.max_seconds
 
@@ -289,18 +287,21 @@ class Driver:
         """At a plateau take its average, lower the rate, and see what that gained."""
         units = self.plan.guide.units(self._tree(seen.mean))
         mean, variance = (np.asarray(x, np.float64) for x in (seen.mean, seen.variance))
-        self.plateaus.add(mean, variance, RESOLUTION * flat(units))
+        bound, resolution = self.rows[-1][1], RESOLUTION * flat(units)
+        self.plateaus.add(mean, variance, resolution, bound)
+        if self.programs.landed and not self.is_near and self.plateaus.is_flat(*NEAR):
+            self.is_near = True
+            self.plateaus.reset()
         window = self.plateaus.window()
-        if window is None:
+        drifts = self.programs.landed and not self.plateaus.is_flat(*STILL)
+        if window is None or drifts:
             return state, False
         average = self.plateaus.average(window).astype(seen.mean.dtype)
         candidate = self._measure(self._tree(average))
         gained = None
         if self.best is not None:
             gained = candidate.log_weights - self.best.log_weights
-        planned = self.plateaus.planned or 2 * window
-        if self.programs.landed and not self._is_near:
-            planned = 0  # the noise that decided how long will be another
+        planned, self.is_near = self.plateaus.planned or 2 * window, True
         if gained is None or np.mean(gained) > 0:
             self.best = candidate
         self.plateaus.reset(planned=planned)

@@ -165,8 +165,10 @@ def programs_of(
     optimizer = ADAM if optimizer is None else on_vectors(optimizer, params)
     vector = jax.eval_shape(ravel, params)
 
-    def update(vector: Array) -> Any:
-        return optimizer.update(vector, optimizer.init(vector), vector)
+    def move(vector: Array) -> Any:
+        step = optimizer.update(vector, optimizer.init(vector), vector)
+        tree = unravel(vector, params)
+        return step, plan.guide.retract(tree, tree)
 
     identity = (
         plan.analysis.fingerprint,
@@ -175,7 +177,7 @@ def programs_of(
         repr(type(plan.guide)),
         plan.num_particles,
         fingerprint(begun),
-        fingerprint(jax.make_jaxpr(update)(vector)),
+        fingerprint(jax.make_jaxpr(move)(vector)),
         num_steps,
         num_starts,
         jax.config.jax_enable_x64,

@@ -666,7 +666,7 @@ def test_snr_is_reported_for_every_site(normal_fit):
 
 
 def test_a_large_joint_gaussian_lands_on_the_exact_posterior():
-    """After a first plateau its chunk is another program, the only one made late."""
+    """Once it has come near its chunk is another program, compiled beside the first."""
     dim, rng = 25, np.random.default_rng(0)
     x = rng.normal(size=(60, dim)).astype(np.float32)
     y = (x @ rng.normal(size=dim) + rng.normal(size=60)).astype(np.float32)

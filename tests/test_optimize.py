@@ -148,7 +148,7 @@ def plateaus(means, variance=1.0, resolution=0.0, **options):
     found = Plateaus(100, **options)
     for mean in np.atleast_2d(np.asarray(means, float).T).T:
         zeros = np.zeros_like(mean)
-        found.add(mean, zeros + variance, zeros + resolution)
+        found.add(mean, zeros + variance, zeros + resolution, 0.0)
     return found
 
 
@@ -210,7 +210,7 @@ def test_reset_forgets():
     found.reset(planned=2)
     assert found.window() is None
     for mean in (1.0, 2.0, 3.0, 4.0):
-        found.add(np.array([mean]), np.zeros(1), np.zeros(1))
+        found.add(np.array([mean]), np.zeros(1), np.zeros(1), 0.0)
     assert found.window() == 3
     found.reset()
     assert found.planned == 0
@@ -227,6 +227,24 @@ def test_an_optimizer_of_trees_works_on_vectors():
     jax.tree.map(np.testing.assert_array_equal, unravel(vector, tree), tree)
     update, _ = optimizer.update(jnp.ones(3), optimizer.init(vector), vector)
     np.testing.assert_allclose(update, [-0.1, -0.1, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ([-9.0, -8.0, -7.0, -7.0, -7.0], False),  # too few
+        ([-9.0, -7.0, -7.0, -7.0, -7.0, -7.0, -7.0], True),  # the first is long ago
+        ([-9.0, -8.0, -7.0, -7.0, -7.0, -7.0], False),  # gained 1 on the three before
+        ([-7.0, -7.0, -7.0, -8.0, -9.0, -9.0], True),  # fell
+    ],
+)
+def test_a_bound_is_flat_when_it_gains_little(bounds, expected):
+    found = Plateaus(size=100)
+    for bound in bounds:
+        found.add(np.zeros(2), np.ones(2), np.zeros(2), bound)
+    assert found.is_flat(3, 0.9) is expected
+    found.reset()
+    assert not found.is_flat(3, 0.9)
 
 
 HOPELESS = {

@@ -479,7 +479,7 @@ def test_a_large_joint_gaussian_sticks_the_landing_late():
 
     late = choice(21)
     assert late.estimator == estimators.Reparameterized(stick_the_landing="late")
-    assert late.reason.endswith("from a first plateau on sticking the landing")
+    assert late.reason.endswith("sticking the landing once q has come near")
     plain = estimators.Reparameterized()
     assert choice(20).estimator == plain
     assert choice(21, guide=guides.MeanField()).estimator == plain

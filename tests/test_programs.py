@@ -1,5 +1,7 @@
 """Programs are kept by what they compute."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,26 @@ def _empty(monkeypatch):
     monkeypatch.setattr(programs, "_kept", type(programs._kept)())
 
 
+def test_steps_of_a_family_count():
+    short, long = Stepping(0.5), Stepping(2.0)
+    assert kept(guide=short) is not kept(guide=long)
+    assert kept(guide=short) is kept(guide=Stepping(0.5))
+
+
 def test_equal_plans_share_their_programs():
     assert kept() is kept()
     assert kept() is kept(define(), y=[5.0, 3.0])
     assert kept() is kept(optimizer=optax.adam(0.1))
+
+
+@dataclass(frozen=True)
+class Stepping(guides.MeanField):
+    """A family whose option is seen by its steps alone."""
+
+    stride: float
+
+    def retract(self, params, step):
+        return jax.tree.map(lambda x, a: x + self.stride * a, params, step)
 
 
 DIFFERENT = {

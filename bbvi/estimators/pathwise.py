@@ -29,7 +29,7 @@ class Reparameterized(Estimator):
         stick_the_landing: Use $-\log q(z)$ at the draw, differentiated through $z$
             alone, in place of the entropy: the noise vanishes as q reaches the
             posterior, and is larger far from it. With ``"late"`` `bbvi.fit` does so
-            once its iterates have reached a first plateau, and `bbvi.loss` does not.
+            once its bound has nearly stopped rising, and `bbvi.loss` does not.
 
     Raises:
         ValueError: The argument is anything else.
@@ -71,7 +71,7 @@ class Reparameterized(Estimator):
         entropy = {
             True: "sticking the landing",
             False: f"entropy {known}",
-            "late": f"entropy {known}, from a first plateau on sticking the landing",
+            "late": f"entropy {known}, sticking the landing once q has come near",
         }[self.stick_the_landing]
         through = "through the joint Gaussian, " if situation.joint else ""
         return f"continuous, with a differentiable sampler; {through}{entropy}"

@@ -23,6 +23,10 @@ from bbvi.diagnostics import split_rhat
 from bbvi.optimize.progress import Progress
 
 Vector = NDArray[np.floating]
+NEAR = 8, 1.0
+"""Chunks, twice, between which a bound gains so few nats where a fit may land."""
+STILL = 4, 0.1
+"""The same at the end of a landed plateau: where noise is little, R-hat is blind."""
 LATELY = 5
 """Chunks that show how fast a bound rises."""
 
@@ -50,6 +54,7 @@ class Plateaus:
         quantile: Of R-hat over parameters that must be below the threshold.
         means: Mean of the iterates of each chunk at this rate, `(dim,)` each.
         variances: Their variances.
+        bounds: Mean of the estimates of the bound in each.
     """
 
     size: int
@@ -59,17 +64,22 @@ class Plateaus:
     quantile: float = 0.99
     means: list[Vector] = field(default_factory=list)
     variances: list[Vector] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)
 
-    def add(self, mean: Vector, variance: Vector, resolution: Vector) -> None:
+    def add(
+        self, mean: Vector, variance: Vector, resolution: Vector, bound: float
+    ) -> None:
         """Take note of one more chunk.
 
         Args:
             mean: Of its iterates.
             variance: Of its iterates.
             resolution: Distance that is not told from standing still.
+            bound: Mean of its estimates of the bound.
         """
         self.means.append(mean)
         self.variances.append(variance + resolution**2)
+        self.bounds.append(bound)
 
     def window(self) -> int | None:
         """Number of latest chunks whose average is a candidate, or None."""
@@ -85,6 +95,13 @@ class Plateaus:
                     return size
         return None
 
+    def is_flat(self, size: int, gain: float) -> bool:
+        """Whether the latest ``size`` chunks gain less than those before, in nats."""
+        bounds = self.bounds[-2 * size :]
+        if len(bounds) < 2 * size:
+            return False
+        return bool(np.mean(bounds[size:]) - np.mean(bounds[:size]) < gain)
+
     def average(self, size: int) -> Vector:
         """Mean of the iterates over the latest ``size`` chunks."""
         return np.mean(self.means[-size:], axis=0)
@@ -94,6 +111,7 @@ class Plateaus:
         self.planned = planned
         self.means.clear()
         self.variances.clear()
+        self.bounds.clear()
 
 
 def is_hopeless(bounds: Sequence[float], left: int, goal: float) -> bool:
