@@ -235,8 +235,12 @@ class _Building:
         return self.full.num_elements
 
     @property
+    def is_small(self) -> bool:
+        return self.size <= EXPLORABLE
+
+    @property
     def explores(self) -> bool:
-        return self.num_starts > 1 and self.size <= EXPLORABLE
+        return self.num_starts > 1 and self.is_small
 
     @property
     def num_observed(self) -> int:
@@ -265,7 +269,9 @@ class _Building:
         state = jax.eval_shape(self.begin, params, data)
         count, rate = np.uint32(0), np.float32(0)
         step, draw = (state, key, count, rate, data), (params, key, count, data)
-        chunk = Ahead(self.chunk_of(self.plan), *step).begin()
+        chunk = Ahead(self.chunk_of(self.plan), *step)
+        if self.explores or not landed:  # a fit that goes on from another lands at once
+            chunk.begin()
         starts = Ahead(self.starts, key, data)
         sample = Ahead(partial(self.draws, values=True), *draw)
         climb = None
@@ -275,10 +281,8 @@ class _Building:
             climb = Ahead(self.climb, params, data, centre)
         if self.explores:
             starts.begin()
-            sample.begin()
-            measure = sample
-        else:
-            measure = Ahead(partial(self.draws, values=False), *draw).begin()
+        alone = partial(self.draws, values=False)
+        measure = (sample if self.is_small else Ahead(alone, *draw)).begin()
         if climb and self.explores and self.num_observed >= OBSERVED:
             with suppress(TypeError, NotImplementedError):  # raised again by a call
                 climb.begin()

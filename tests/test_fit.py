@@ -134,14 +134,16 @@ def test_second_fit_at_the_same_shapes_compiles_nothing(normal_fit):
     np.testing.assert_allclose(other.draws()["b"].mean(0), mean, atol=0.1)
 
 
-def test_draws_of_a_small_model_need_no_program_of_their_own():
+@pytest.mark.parametrize("num_starts", [1, 2])
+def test_draws_of_a_small_model_need_no_program_of_their_own(num_starts):
     """The fit has compiled it: the same one judges candidates."""
 
     def model(y):
         scale = numpyro.sample("scale", dist.HalfNormal(1.0))
         numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
 
-    fit = bbvi.fit(model, {"y": np.array([1.0, -2.0])}, **QUIET)
+    y = np.array([1.0, -2.0])
+    fit = bbvi.fit(model, {"y": y}, num_starts=num_starts, **QUIET)
     with count_compiles() as count:
         draws = fit.draws(10)
     assert (count.traces, count.compiles) == (0, 0)
