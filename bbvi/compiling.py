@@ -34,13 +34,13 @@ class Ahead:
     """
 
     def __init__(self, function: Callable[..., Any], *shapes: Any) -> None:
-        self._function, self._shapes = function, shapes
+        self._function, self.shapes = function, shapes
         self._compiled: Future | None = None
 
     def begin(self) -> "Ahead":
         """Trace, and have it compiled on another thread."""
         if self._compiled is None:
-            traced = jax.jit(self._function).trace(*self._shapes)
+            traced = jax.jit(self._function).trace(*self.shapes)
             options = compiler_options(traced.jaxpr)
             compiling = traced.lower().compile
             self._compiled = _compilers.submit(compiling, compiler_options=options)

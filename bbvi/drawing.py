@@ -123,7 +123,11 @@ def _log_likelihood(plan: Plan, model: Trace, terms: Values) -> Values:
 
 
 def log_joint(
-    plan: Plan, names: tuple[str, ...], params: Params, data: Data
+    plan: Plan,
+    names: tuple[str, ...],
+    params: Params,
+    data: Data,
+    key: Key | None = None,
 ) -> Callable[[Array], tuple[Array, Values]]:
     """Log joint, and values, as functions of one unconstrained vector.
 
@@ -132,11 +136,13 @@ def log_joint(
         names: The continuous sites, in the order of the vector.
         params: For the model's own parameters.
         data: The model's arguments.
+        key: Of random numbers that the model draws itself.
     """
     analysis, kwargs = plan.analysis, plan.analysis.arguments.bind(data)
     own = constrain(plan.parameters, params)
     family = plan.guide if isinstance(plan.guide, FullRank) else FullRank()
-    program, key = family.program(analysis, names), jax.random.key(0)
+    program = family.program(analysis, names)
+    key = jax.random.key(0) if key is None else key
 
     def of(vector: Array) -> tuple[Array, Values]:
         dim = len(vector)

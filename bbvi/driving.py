@@ -14,10 +14,12 @@ import jax
 import numpy as np
 
 from bbvi._types import Data, Key, Params
+from bbvi.deterministic import APART, Deterministic
 from bbvi.diagnostics import elbo, psis
 from bbvi.drawing import Draw
-from bbvi.families import advice, at_mode
+from bbvi.families import advice
 from bbvi.optimize.loop import Seen, State, unravel
+from bbvi.optimize.newton import CLOSE
 from bbvi.optimize.stopping import NEAR, STILL, Limits, Plateaus, is_hopeless
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
@@ -46,20 +48,12 @@ EXPLORING = 2**30
 """Number of the first step of exploring."""
 ALL_CHUNKS = 60
 """Chunks after which no more starts are compared with the one that was followed."""
-CLIMBED = 2_000
-"""Number of the first chunk around a mode, among those of exploring."""
+FOLLOWED = 4_000
+"""Number of the first chunk of a rival, among those of exploring."""
 BEHIND = 50.0
 """Nats by which a rival may lag after exploring."""
 RIVAL_CHUNKS = 20
 """Chunks in which one of them may still come to the same place, or gain on the best."""
-APART = 3.0
-"""Distance between two places, see `Guide.distance`."""
-CLOSE = 5.0
-"""Nats within which another mode has a share in the posterior."""
-CLIMBS_AT = 3.0
-"""Nats gained in a chunk that tell a state which is still far off."""
-CLIMBS = 240
-"""Searches for a mode, each times the dimension, that exploring may make."""
 MAX_FAILURES = 8
 """Chunks in a row that may fail to be finite."""
 
@@ -91,26 +85,62 @@ class Driver:
     is_near: bool = False
     start: State | None = None
     path: tuple[str, ...] = ()
+    reached: list[Params | None] = field(default_factory=list)
 
     def run(self) -> Fit:
         """Fit, and judge the answer."""
-        self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
-        self.is_near = self.start is not None
-        state = self._start()
         self.limits.progress.start(self.limits.max_steps)
+        params, status = None, Status.INTERRUPTED
+        try:
+            if self.programs.newton:
+                params, status = self._land()
+            if params is None:
+                params, status = self._step()
+        finally:
+            self.limits.progress.close(str(status or Status.INTERRUPTED))
+        return self._finish(params, status)
+
+    def _land(self) -> tuple[Params | None, Status]:
+        """Fit by Newton steps on common random numbers; None where that fails."""
+        states = self._separate(self.programs.starts(self.key, self.data))
+        starts = [self._tree(state.params) for state in states]
+        if self.start is not None:
+            starts = [self._tree(self.start.params)] * len(starts)
+        deadline = self.begun + self.limits.max_seconds
+        given = self.plan, self.programs, self.data, self.key, self.limits, deadline
+        phase, params, status = Deterministic(*given, self.steps), None, None
+        try:
+            landing = phase.run(starts, is_warm=self.start is not None)
+        except KeyboardInterrupt:
+            params, status = phase.so_far or starts[0], Status.INTERRUPTED
+        else:
+            self.reached = phase.reached
+            if landing:
+                params, status = landing.params, landing.status
+                self.num_modes = landing.num_modes
+                error = f"Monte-Carlo error {landing.error:.3f} standard deviations"
+                self.note = f"by Newton steps on common random numbers, {error}"
+        rows = enumerate(phase.elbos, self.steps + 1)
+        self.rows += [(number, bound, 1.0) for number, bound in rows]
+        self.snr += [{} for _ in phase.elbos]
+        self.steps += len(phase.elbos)
+        self.start_elbos = phase.start_elbos
+        return params, status
+
+    def _step(self) -> tuple[Params, Status]:
+        """Fit by stochastic gradients."""
+        self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
+        self.is_near, self.num_modes = self.start is not None, 1
+        state, status = self._start(), Status.INTERRUPTED
         if self.programs.landed:
             self.programs.landed.begin()
-        status = Status.INTERRUPTED
         try:
             state, status = self._optimize(state)
             if status is Status.CONVERGED:
                 state, status = self._compare_rivals(state)
         except KeyboardInterrupt:
             state = self._last
-        finally:
-            self.limits.progress.close(str(status))
-        params = self._final(state, status)
-        return self._finish(params, status)
+        return self._final(state, status), status
 
     def _start(self) -> State:
         """The best of several starts, or the one that is given."""
@@ -138,13 +168,17 @@ class Driver:
         return each, np.asarray(elbos, np.float64)
 
     def _separate(self, states: State) -> list[State]:
-        states, count = jax.device_get(states), self.limits.num_starts
+        states = jax.device_get(states)
+        count = len(states.params)
         return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
 
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
         states = self._separate(self.programs.starts(self.key, self.data))
         self._fresh = states[0]
+        for i, params in enumerate(self.reached):
+            if params is not None:
+                states[i] = states[i]._replace(params=flat(params))
         elbos = np.full((len(states), EXPLORED), -np.inf)
         rate = np.float32(self.rate)
         for i in range(len(states)):
@@ -158,35 +192,7 @@ class Driver:
                     break
                 states[i] = state
                 elbos[i, index:] = np.mean(seen.elbos, dtype=np.float64)
-        latest, before = elbos[:, -1], elbos[:, -2]
-        rising = np.isfinite(before) & (latest > before + CLIMBS_AT)
-        for i in np.argsort(-latest)[: CLIMBS // max(self.programs.dim, 1) + 1]:
-            climbed = self._climb(states[i], latest[i], i) if rising[i] else None
-            if climbed is not None:
-                states[i], latest[i] = climbed
-        return states, latest
-
-    def _climb(
-        self, state: State, elbo: float, number: int
-    ) -> tuple[State, float] | None:
-        """A state around the mode near a state, a chunk on, if its bound is higher."""
-        climb, plan = self.programs.climb, self.plan
-        if climb is None or not self.limits.lowers:
-            return None
-        try:
-            climb.begin()
-        except (TypeError, NotImplementedError):  # the log joint has no Hessian
-            return None
-        here = self._tree(state.params)
-        search = partial(climb, here, self.data)
-        moved = at_mode(plan.guide, plan.analysis, plan.drawn, here, search)
-        begun = self._fresh._replace(params=flat(moved))
-        first = np.uint32(EXPLORING + self.size * (CLIMBED + number))
-        rate = np.float32(self.rate)
-        state, seen = self.programs.chunk(begun, self.key, first, rate, self.data)
-        seen = jax.device_get(seen)
-        reached = float(np.mean(seen.elbos, dtype=np.float64))
-        return (state, reached) if is_finite(seen) and reached > elbo else None
+        return states, elbos[:, -1]
 
     def _compare_rivals(self, state: State) -> tuple[State, Status]:
         """Do other starts end elsewhere, with a bound as good or better?
@@ -225,7 +231,7 @@ class Driver:
         for left in reversed(range(RIVAL_CHUNKS)):
             if min(self.plan.guide.distance(m.params, params) for m in modes) < APART:
                 return None
-            before = 2 * CLIMBED + self.num_followed
+            before = FOLLOWED + self.num_followed
             first = np.uint32(EXPLORING + self.size * before)
             state, seen = self.programs.chunk(state, self.key, first, rate, self.data)
             seen = jax.device_get(seen)
@@ -252,13 +258,9 @@ class Driver:
                 state, failures = after, 0
                 self._last = state
                 self._note_chunk(seen)
-                climbed = self._climbed(state)
-                if climbed is None:
-                    state, done = self._look(state, seen)
-                    if done:
-                        return state, Status.CONVERGED
-                else:
-                    state = climbed
+                state, done = self._look(state, seen)
+                if done:
+                    return state, Status.CONVERGED
             else:
                 failures += 1
                 self.rate *= 0.5
@@ -316,19 +318,6 @@ class Driver:
         """Parameters by name, from the vector that the loop works on."""
         return unravel(np.asarray(vector), self.programs.like)
 
-    def _climbed(self, state: State) -> State | None:
-        """For a fit that is still far off, q around the mode, if that is better."""
-        bounds = [row[1] for row in self.rows[-2:]]
-        if self.num_chunks != EXPLORED or len(bounds) < 2:
-            return None
-        if bounds[1] - bounds[0] < CLIMBS_AT:
-            return None
-        climbed = self._climb(state, bounds[1], len(self.start_elbos))
-        if climbed is None:
-            return None
-        self.plateaus.reset()
-        return climbed[0]
-
     def _measure(self, params: Params) -> Candidate:
         """Log weights of draws that are common to all candidates."""
         made = self._draws(params, 1, 0)
@@ -354,6 +343,8 @@ class Driver:
     def _finish(self, params: Params, status: Status) -> Fit:
         made = self._draws(params, self.programs.num_final, FRESH)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
+        if self.start_elbos is None:  # interrupted before the first look
+            self.start_elbos = np.full(self.limits.num_starts, np.nan)
         rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
         made_by = self.plan.guide
         missing = 0.0

@@ -5,14 +5,8 @@ can carry more, for a fit whose k-hat shows that the present one cannot carry th
 posterior.
 """
 
-from collections.abc import Callable
 from math import prod
-from typing import Any
 
-import jax
-import numpy as np
-
-from bbvi._types import Params
 from bbvi.analysis import Analysis
 from bbvi.guides import (
     FullRank,
@@ -25,12 +19,13 @@ from bbvi.guides import (
 )
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.guides.funnel import scales
-from bbvi.guides.gaussian import flat_of, laplace
 from bbvi.guides.noncentered import noncentrable
 from bbvi.guides.rows import read_blocks
 
 FULL_RANK_DIM = 100
 """Largest dimension for which the full-rank Gaussian is the default."""
+SMOOTH_DIM = 200
+"""The same where nothing is discrete or comes in minibatches: Newton steps are fast."""
 AFFORDABLE_DIM = 500
 """Largest dimension for which a fit moves to the full-rank Gaussian by itself."""
 REGRESSED_DIM = 100
@@ -52,13 +47,22 @@ def default_guide(analysis: Analysis, names: tuple[str, ...]) -> tuple[Guide, st
         return MeanField(), "the log density jumps, which needs sites on their own"
     full = FullRank()
     refused = full.refusals(analysis, names)
-    if dim <= FULL_RANK_DIM and not refused:
+    if dim <= full_rank_dim(analysis, names) and not refused:
         return full, f"{dim} dimensions, few enough for all their correlations"
     if _has_rows(analysis, names):
         return Structured(), _rows_reason(analysis, names, dim)
-    if dim > FULL_RANK_DIM:
-        return MeanField(), f"{dim} dimensions, more than {FULL_RANK_DIM}"
+    most = full_rank_dim(analysis, names)
+    if dim > most:
+        return MeanField(), f"{dim} dimensions, more than {most}"
     return MeanField(), "not all sites fit into one Gaussian"
+
+
+def full_rank_dim(analysis: Analysis, names: tuple[str, ...]) -> int:
+    """Largest dimension for which the full-rank Gaussian is the default."""
+    sites = [analysis.sites[name] for name in names]
+    parts = analysis.subsampled or analysis.parameters
+    is_smooth = not parts and not any(site.is_discrete for site in sites)
+    return SMOOTH_DIM if is_smooth else FULL_RANK_DIM
 
 
 def richer_guide(
@@ -81,7 +85,8 @@ def richer_guide(
         return None
     full, low_rank = FullRank(), LowRank()
     if dim <= AFFORDABLE_DIM and not full.refusals(analysis, names):
-        direct = dim <= FULL_RANK_DIM or not isinstance(guide, MeanField)
+        most = full_rank_dim(analysis, names)
+        direct = dim <= most or not isinstance(guide, MeanField)
         if direct:
             return full
     if not isinstance(guide, MeanField):
@@ -112,30 +117,3 @@ def _rows_reason(analysis: Analysis, names: tuple[str, ...], dim: int) -> str:
     rows = " and ".join(f"{prod(b.shape)} rows of {b.where}" for b in blocks)
     own = dimension(analysis, globals_)
     return f"{dim} dimensions, of which {own} global; {rows}, each regressed on them"
-
-
-def at_mode(
-    guide: Guide,
-    analysis: Analysis,
-    names: tuple[str, ...],
-    params: Params,
-    climb: Callable[[np.ndarray], Any],
-) -> Params:
-    """The member around the mode of the log joint near the centre of another.
-
-    Args:
-        guide: The family, one that `climbs`.
-        analysis: Of the model.
-        names: The sites of q, all continuous.
-        params: Of the member to begin at.
-        climb: From a point to a mode, see `bbvi.optimize.mode`.
-
-    Returns:
-        Its parameters.
-    """
-    here = guide.gaussian(analysis, names, params)
-    dtype = jax.tree.leaves(params)[0].dtype
-    mode = jax.device_get(climb(flat_of(here.loc).astype(dtype)))
-    around = laplace(analysis, tuple(here.loc), mode.point, mode.precision)
-    moved = guide.start_from(analysis, names, params, around)
-    return {n: np.asarray(x, params[n].dtype) for n, x in moved.items()}

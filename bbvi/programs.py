@@ -1,7 +1,8 @@
 """The compiled programs of a fit, kept so that a second fit compiles nothing.
 
-Every fit needs `starts`, a `chunk` of steps and `measure` for log densities of draws,
-and most fits the search for a mode; the others are compiled when they are first called.
+Every fit needs `starts`, `measure` for log densities of draws, and the `newton` of the
+deterministic phase or a `chunk` of steps; the others are compiled when they are first
+called.
 All take the data as arguments.
 Programs are kept by what they compute (the text of guide, model and optimizer as JAX
 sees them), not by which function object was passed, so that a model defined anew
@@ -10,10 +11,8 @@ compiles nothing either, and one whose global data changed does compile.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import jax
@@ -26,10 +25,8 @@ from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
 from bbvi.analysis import Arguments
 from bbvi.analysis.fingerprints import fingerprint
 from bbvi.compiling import Ahead
-from bbvi.drawing import Draw, draw, log_joint, whole
-from bbvi.estimators import Reparameterized, RunningAverage
-from bbvi.guides import FullRank
-from bbvi.guides.base import unconstrained_shape
+from bbvi.drawing import Draw, draw, whole
+from bbvi.estimators import RunningAverage
 from bbvi.joint import initial_params
 from bbvi.objective import Objective
 from bbvi.optimize.loop import (
@@ -40,8 +37,8 @@ from bbvi.optimize.loop import (
     ravel,
     unravel,
 )
-from bbvi.optimize.mode import Mode, find_mode
 from bbvi.planning import Plan
+from bbvi.searching import newton_of
 from bbvi.surrogates import controls
 
 EPS = 0.01
@@ -65,10 +62,6 @@ EXPLORABLE = 30_000
 """Numbers in a draw up to which every start runs some steps before one is followed."""
 STARTS = np.uint32(2**32 - 2**16)
 """Stream of the first start."""
-CLIMBABLE = 300
-"""Dimensions up to which a search for the mode can afford Hessians."""
-OBSERVED = 30
-"""Observed numbers from which on starts are far off, and searches for a mode likely."""
 
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
@@ -90,10 +83,10 @@ class Programs:
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
-        climb: ``(params, data, centre) -> Mode`` of the log joint; None where it has
-            sites that are not continuous, or too many.
-        climbers: The sites that it moves.
-        dim: Their dimension, unconstrained.
+        newton: See `bbvi.optimize.newton.make_newton`; None where q is no Gaussian that
+            it could move, or has sites that are not continuous, or too many.
+        num_searches: Searches that it makes.
+        num_points: Points of noise behind each step of one.
         batch: Draws that are made at once.
         size: Numbers that one draw needs, roughly.
     """
@@ -108,9 +101,9 @@ class Programs:
     measure: Callable[[Params, Key, Any, Data], Draw]
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
-    climb: Ahead | None
-    climbers: tuple[str, ...]
-    dim: int
+    newton: Ahead | None
+    num_searches: int
+    num_points: int
     batch: int
     size: int
 
@@ -162,6 +155,7 @@ def programs_of(
         num_starts: Starts that are compared.
     """
     begun, params = _trace_start(plan)
+    lowers = optimizer is None
     optimizer = ADAM if optimizer is None else on_vectors(optimizer, params)
     vector = jax.eval_shape(ravel, params)
 
@@ -180,11 +174,12 @@ def programs_of(
         fingerprint(jax.make_jaxpr(move)(vector)),
         num_steps,
         num_starts,
+        lowers,
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
         plans = (_without_data(plan), _without_data(whole(plan)))
-        building = _Building(*plans, optimizer, num_steps, num_starts, params)
+        building = _Building(*plans, optimizer, lowers, num_steps, num_starts, params)
         _kept[identity] = building.programs()
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
@@ -222,6 +217,7 @@ class _Building:
     plan: Plan
     full: Plan
     optimizer: optax.GradientTransformation
+    lowers: bool
     num_steps: int
     num_starts: int
     like: Params
@@ -241,12 +237,6 @@ class _Building:
     @property
     def explores(self) -> bool:
         return self.num_starts > 1 and self.is_small
-
-    @property
-    def num_observed(self) -> int:
-        """Numbers that the model observes."""
-        analysis = self.full.analysis
-        return sum(prod(s.shape) for s in analysis.of_kind("observed").values())
 
     @property
     def batch(self) -> int:
@@ -270,22 +260,19 @@ class _Building:
         count, rate = np.uint32(0), np.float32(0)
         step, draw = (state, key, count, rate, data), (params, key, count, data)
         chunk = Ahead(self.chunk_of(self.plan), *step)
-        if self.explores or not landed:  # a fit that goes on from another lands at once
+        newton = None
+        if self.lowers:
+            newton = newton_of(self.plan, self.full, params, self.num_starts)
+        if newton:
+            newton.begin()
+        elif self.explores or not landed:  # a fit that goes on from another lands so
             chunk.begin()
         starts = Ahead(self.starts, key, data)
         sample = Ahead(partial(self.draws, values=True), *draw)
-        climb = None
-        if self.climbers:
-            dtype = jnp.result_type(*jax.tree.leaves(params))
-            centre = jax.ShapeDtypeStruct((self.dim_of(self.climbers),), dtype)
-            climb = Ahead(self.climb, params, data, centre)
-        if self.explores:
+        if self.explores or newton:
             starts.begin()
         alone = partial(self.draws, values=False)
         measure = (sample if self.is_small else Ahead(alone, *draw)).begin()
-        if climb and self.explores and self.num_observed >= OBSERVED:
-            with suppress(TypeError, NotImplementedError):  # raised again by a call
-                climb.begin()
         return Programs(
             explores=self.explores,
             screen=Ahead(self.screen, key, data),
@@ -297,9 +284,9 @@ class _Building:
             measure=measure,
             sample=sample,
             probe=jax.jit(self.probe),
-            climb=climb,
-            climbers=self.climbers,
-            dim=self.dim_of(self.climbers),
+            newton=newton,
+            num_searches=self.num_starts,
+            num_points=newton.shapes[2].shape[1] if newton else 0,
             batch=self.batch,
             size=self.size,
         )
@@ -352,28 +339,6 @@ class _Building:
             return draw(self.full, params, key, data, values=values)
 
         return jax.vmap(one)(numbered(key, first, self.batch))
-
-    @property
-    def climbers(self) -> tuple[str, ...]:
-        """The sites that a search for the mode moves; none where it cannot."""
-        analysis, choices = self.full.analysis, self.plan.choices
-        names = tuple(n for n in analysis.latents if n not in self.plan.marginalized)
-        kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
-        if not kept or not names or FullRank().refusals(analysis, names):
-            return ()
-        small = self.dim_of(names) <= CLIMBABLE and not analysis.draws_itself
-        return names if self.plan.guide.climbs and small else ()
-
-    def dim_of(self, names: tuple[str, ...]) -> int:
-        """Dimension of continuous sites, unconstrained."""
-        analysis = self.full.analysis
-        shapes = [unconstrained_shape(analysis, analysis.sites[n]) for n in names]
-        return sum(map(prod, shapes))
-
-    def climb(self, params: Params, data: Data, centre: Array) -> Mode:
-        """The mode of the log joint, from the centre of q."""
-        joint = log_joint(self.full, self.climbers, params, data)
-        return find_mode(lambda vector: joint(vector)[0], centre)
 
     def probe(self, params: Params, key: Key, data: Data) -> tuple[Any, Params]:
         """Terms and gradients of many draws."""

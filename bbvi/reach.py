@@ -28,6 +28,9 @@ NOTICED = 0.2
 HOPELESS = 20.0
 """Nats short of q's own evidence at which an estimate ends the search."""
 
+MOST, WIDEST, HITS = 1_000, 4.0, 0.1
+"""Draws of a width at most; a mode this much wider than q must be hit by so many."""
+
 
 def missing_evidence(
     plan: Plan,
@@ -46,7 +49,9 @@ def missing_evidence(
     $\hat Z$ then leaves out. An estimate counts if at least `FEWEST` draws stand
     behind it, by their effective number $(\sum w)^2 / \sum w^2$: where the posterior
     has many dimensions no wider draw comes near it, and nothing is said. Once an
-    estimate falls `HOPELESS` nats short, no wider one is made.
+    estimate falls `HOPELESS` nats short, no wider one is made, nor where of $N$ draws
+    in $d$ dimensions less than `HITS` would hit even a mode that is $r$ = `WIDEST`
+    times as wide as q, $N (r / c)^d$.
 
     Args:
         plan: Of the fit.
@@ -65,7 +70,10 @@ def missing_evidence(
         return 0.0
     own, own_error, _ = _evidence(made)
     most = 0.0
+    dim = sum(np.size(loc) for loc in at.loc.values())
     for index, factor in enumerate(WIDER):
+        if MOST * min(WIDEST / factor, 1.0) ** dim < HITS:
+            break
         wider = at._replace(
             scale={n: factor * x for n, x in at.scale.items()},
             covariance=lambda factor=factor: factor**2 * at.covariance(),

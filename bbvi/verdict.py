@@ -16,9 +16,7 @@ EVEN_ESS = 0.99
 class Status(enum.Enum):
     """How an optimisation ended; each member prints as a sentence."""
 
-    CONVERGED = (
-        "Converged: the iterates hover, and a lower learning rate gains nothing more."
-    )
+    CONVERGED = "Converged: more steps, or smaller ones, gain nothing that matters."
     MAX_STEPS = (
         "Not converged: the largest number of steps was reached. Raise max_steps."
     )

@@ -8,6 +8,7 @@ import importlib
 import os
 import random
 import warnings
+from collections import OrderedDict
 
 # Read when jax and matplotlib start, hence before the imports below: several workers
 # share one GPU, and no test opens a window.
@@ -24,6 +25,13 @@ hypothesis.settings.register_profile(
     "bbvi", derandomize=True, deadline=None, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("bbvi")
+
+
+@pytest.fixture
+def stochastic(monkeypatch):
+    """Fits without a deterministic phase, like those of models that can have none."""
+    monkeypatch.setattr("bbvi.programs.newton_of", lambda *_: None)
+    monkeypatch.setattr("bbvi.programs._kept", OrderedDict())
 
 
 def pytest_configure(config):

@@ -104,7 +104,7 @@ def test_progress_is_shown_on_standard_error(file, capsys):
 
 
 def test_a_fit_that_may_not_be_used_returns_1(file, capsys, tmp_path):
-    status, out, _ = run(capsys, "fit", file, "--quiet", "--max-steps", "20")
+    status, out, _ = run(capsys, "fit", file, "--quiet", "--max-steps", "2")
     assert status == 1
     assert "Not converged" in out
     assert "Do not trust" in out

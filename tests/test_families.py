@@ -567,7 +567,7 @@ def plated_model(y, batch=None):
         sample("y", dist.Normal(a + b, 1.0), obs=y[index])
 
 
-SHORT, LONG = f(*range(5)), f(*range(60))
+SHORT, LONG = f(*range(5)), f(*range(120))
 
 
 def vector_model(dim):
@@ -581,12 +581,12 @@ def vector_model(dim):
 DEFAULTS = {
     "few dimensions": (vector_model(7), None, guides.FullRank(), "7 dimensions", []),
     "one dimension": (vector_model(1), None, guides.MeanField(), "one dimension", []),
-    "a hundred": (vector_model(100), None, guides.FullRank(), "few enough", []),
+    "two hundred": (vector_model(200), None, guides.FullRank(), "few enough", []),
     "some hundreds": (
-        vector_model(101),
+        vector_model(201),
         None,
         guides.MeanField(),
-        "101 dimensions, more than 100",
+        "201 dimensions, more than 200",
         [guides.LowRank(), guides.FullRank()],
     ),
     "many": (vector_model(5_000), None, guides.MeanField(), "5000", [guides.LowRank()]),
@@ -594,7 +594,7 @@ DEFAULTS = {
         plated_model,
         {"y": LONG},
         guides.Structured(),
-        "121 dimensions, of which 1 global; 60 rows of 'rows'",
+        "241 dimensions, of which 1 global; 120 rows of 'rows'",
         [guides.FullRank(), guides.NonCentered(("a", "b"))],
     ),
     "few rows": (
@@ -640,11 +640,11 @@ def test_families_of_ones_own_are_not_left():
     assert richer_guide(analysis, tuple(analysis.latents), written) is None
 
 
-FACTOR = (0.4 * np.sin(1.7 * np.arange(220) + 0.3)).astype(np.float32).reshape(110, 2)
+FACTOR = (0.4 * np.sin(1.7 * np.arange(420) + 0.3)).astype(np.float32).reshape(210, 2)
 
 
 def correlated_model():
-    centre, own = np.linspace(-1, 2, 110), np.full(110, 0.3)
+    centre, own = np.linspace(-1, 2, 210), np.full(210, 0.3)
     joint = dist.LowRankMultivariateNormal(centre, FACTOR, own)
     sample("x", joint)
 
@@ -655,14 +655,14 @@ def moved():
 
 
 def test_a_fit_moves_to_a_richer_family_when_k_hat_asks_for_it(moved):
-    """The evidence is 1, and mean field misses it by 2.4 nats."""
+    """The evidence is 1, and mean field misses it by 3.0 nats."""
     assert moved.plan.guide == guides.LowRank()
     assert moved.plan.guide_reason.startswith("MeanField() could not carry")
     assert moved.status is bbvi.Status.CONVERGED
     assert moved.elbo.value > -0.1
     assert moved.khat < 0.5
     poor, rich = moved.history.path
-    assert poor.startswith("MeanField(): ELBO -2.4")
+    assert poor.startswith("MeanField(): ELBO -3.0")
     assert rich.startswith("LowRank(rank=10): ELBO -0.0")
     assert np.all(np.diff(moved.history.step) > 0)
     assert {len(x) for x in moved.history.snr.values()} == {len(moved.history.step)}
@@ -701,7 +701,7 @@ def test_a_richer_family_is_kept_if_it_is_better(case):
     assert _is_better(found(bound, khat), found(bound_before, khat_before)) is expected
 
 
-def test_too_little_is_left_to_move():
+def test_too_little_is_left_to_move(stochastic):
     fit = bbvi.fit(correlated_model, progress=False, num_starts=2, max_steps=5_000)
     assert fit.plan.guide == guides.MeanField()
 

@@ -200,18 +200,26 @@ def test_other_shapes_compile_again(normal_fit):
 # How it ends.
 
 
-def test_steps_run_out_as_not_converged(normal_fit):
-    fit = bbvi.fit(normal_model, normal_data(), seed=3, max_steps=200, **QUIET)
+LOW_RANK = guides.LowRank(2)
+"""A family that has no deterministic phase."""
+
+
+@pytest.mark.parametrize(("guide", "max_steps"), [(None, 3), (LOW_RANK, 200)])
+def test_steps_run_out_as_not_converged(guide, max_steps):
+    options = {"guide": guide, "max_steps": max_steps, **QUIET}
+    fit = bbvi.fit(normal_model, normal_data(), seed=3, **options)
     assert fit.status is Status.MAX_STEPS
-    assert fit.history.step[-1] == 200
+    assert fit.history.step[-1] == max_steps
     assert fit.verdict.level is bbvi.Level.DO_NOT_TRUST
     assert is_finite(fit)
     assert "max_steps" in str(fit.status)
 
 
-@pytest.mark.parametrize("max_steps", [1, 2, 7])
-def test_fewer_steps_than_a_chunk(max_steps):
-    fit = bbvi.fit(normal_model, normal_data(), max_steps=max_steps, **QUIET)
+@pytest.mark.parametrize("guide", [None, LOW_RANK])
+@pytest.mark.parametrize("max_steps", [1, 2, 4])
+def test_fewer_steps_than_a_chunk(guide, max_steps):
+    options = {"guide": guide, "max_steps": max_steps, **QUIET}
+    fit = bbvi.fit(normal_model, normal_data(), **options)
     assert fit.status is Status.MAX_STEPS
     assert fit.history.step[-1] == max_steps
     assert is_finite(fit)
@@ -219,7 +227,8 @@ def test_fewer_steps_than_a_chunk(max_steps):
 
 
 def test_never_more_steps_than_allowed():
-    fit = bbvi.fit(normal_model, normal_data(), max_steps=250, **QUIET)
+    options = {"guide": LOW_RANK, "max_steps": 250, **QUIET}
+    fit = bbvi.fit(normal_model, normal_data(), **options)
     assert 230 <= fit.history.step[-1] <= 250
 
 
@@ -231,14 +240,17 @@ def test_seconds_run_out_as_not_converged(normal_fit):
     assert np.isfinite(fit.elbo.value)
 
 
-def test_interrupted_fit_is_the_fit_so_far(normal_fit):
+@pytest.mark.parametrize("guide", [None, LOW_RANK])
+def test_interrupted_fit_is_the_fit_so_far(guide):
     shown = Recorder(after=2)
-    fit = bbvi.fit(normal_model, normal_data(), seed=3, progress=shown)
+    given = normal_model, normal_data()
+    fit = bbvi.fit(*given, seed=3, guide=guide, progress=shown)
+    whole = bbvi.fit(*given, seed=3, guide=guide, **QUIET)
     assert fit.status is Status.INTERRUPTED
     assert shown.message == str(Status.INTERRUPTED)
     assert len(fit.history.step) == 2
     assert is_finite(fit)
-    assert same(fit.history.elbo, normal_fit.history.elbo[:2])
+    assert same(fit.history.elbo, whole.history.elbo[:2])
     assert fit.draws(10)["b"].shape == (10, 2)
 
 
@@ -661,13 +673,15 @@ def test_starts_are_reported():
     assert fit.history.start_elbos.shape == (3,)
 
 
-def test_snr_is_reported_for_every_site(normal_fit):
-    history = normal_fit.history
+def test_snr_is_reported_for_every_site():
+    """Of stochastic gradients; a deterministic phase has none."""
+    options = {"guide": LOW_RANK, "max_steps": 300, **QUIET}
+    history = bbvi.fit(normal_model, normal_data(), **options).history
     assert history.snr
     assert all(len(snr) == len(history.step) for snr in history.snr.values())
 
 
-def test_a_large_joint_gaussian_lands_on_the_exact_posterior():
+def test_a_large_joint_gaussian_lands_on_the_exact_posterior(stochastic):
     """Once it has come near its chunk is another program, compiled beside the first."""
     dim, rng = 25, np.random.default_rng(0)
     x = rng.normal(size=(60, dim)).astype(np.float32)

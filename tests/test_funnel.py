@@ -368,4 +368,5 @@ def test_a_fit_moves_to_it_when_k_hat_asks_for_it():
     np.testing.assert_allclose(at.loc["s"], 0.3, atol=0.05)
     np.testing.assert_allclose(at.scale["s"], 1.0, rtol=0.05)
     np.testing.assert_allclose(at.loc["x"], 0.0, atol=0.05 * exact)
-    np.testing.assert_allclose(at.scale["x"], exact, rtol=0.1)
+    # The errors that s may have, as exp(loc + scale^2), and .05 of its own.
+    np.testing.assert_allclose(at.scale["x"], exact, rtol=0.2)

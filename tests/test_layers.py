@@ -22,7 +22,8 @@ _PLANNING = _CHOOSING | {"choosing", "families", "circular"}
 _SURROGATES = _PLANNING | {"planning"}
 _OBJECTIVE = _SURROGATES | {"surrogates"}
 _DRAWING = _OBJECTIVE | {"objective"}
-_PROGRAMS = _DRAWING | {"drawing", "compiling", "optimize", "diagnostics"}
+_SEARCHING = _DRAWING | {"drawing", "compiling", "optimize", "diagnostics"}
+_PROGRAMS = _SEARCHING | {"searching"}
 _RESULT = _PROGRAMS | {
     "programs",
     "covariance",
@@ -32,7 +33,7 @@ _RESULT = _PROGRAMS | {
     "plots",
 }
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
-_DRIVING = _RESULT | {"result", "watching", "reach"}
+_DRIVING = _RESULT | {"result", "watching", "reach", "deterministic"}
 _FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading", "elbo", "expectation", "piloting"}
 MAY_IMPORT = {
@@ -59,11 +60,13 @@ MAY_IMPORT = {
     "expectation": _DRAWING,
     "drawing": _DRAWING,
     "covariance": _DRAWING | {"drawing", "optimize"},
+    "searching": _SEARCHING,
     "programs": _PROGRAMS,
     "saving": _BASE,
     "verdict": _BASE | {"diagnostics"},
     "export": _BASE | {"diagnostics"},
     "plots": _BASE | {"diagnostics"},
+    "deterministic": _RESULT - {"deterministic"},
     "result": _RESULT,
     "watching": _WATCHING,
     "reach": _DRAWING | {"drawing"},

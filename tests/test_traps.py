@@ -1,8 +1,13 @@
 """No fit that is wrong is called converged and trustworthy; some that are right are."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
+import bbvi
 from bbvi import Level, Status
 from bbvi.drawing import Draw
 from bbvi.reach import _evidence, missing_evidence
@@ -126,3 +131,21 @@ def test_widths_go_on_until_an_estimate_is_hopeless():
         return len(made)
 
     assert (widths(-19.0), widths(-21.0)) == (3, 1)
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(3, 3), (4, 2), (6, 2), (7, 1), (40, 1)])
+def test_widths_end_where_no_draw_would_hit_anything(dim, expected):
+    """Of 1,000 draws a mode 4 times as wide is hit by 1,000 (4 / c)^dim."""
+
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+
+    plan, made = bbvi.plan(model, {}), []
+
+    def draw(params, first):
+        made.append(first)
+        return draws_of(np.zeros(1_000))
+
+    params = jax.device_get(plan.init(jax.random.key(0)))
+    missing_evidence(plan, params, draws_of(np.zeros(1_000)), draw)
+    assert len(made) == expected

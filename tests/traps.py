@@ -144,7 +144,10 @@ def collinear(x, y):
 
 MeanField, FullRank = bbvi.guides.MeanField(), bbvi.guides.FullRank()
 TRAPS = {
-    "few steps": lambda: fit(line, LINE, max_steps=100),
+    "few steps": lambda: fit(line, LINE, max_steps=4),
+    "few steps of gradients": lambda: fit(
+        line, LINE, guide=bbvi.guides.LowRank(1), max_steps=100
+    ),
     "few seconds": lambda: fit(line, LINE, max_seconds=0.001),
     "interrupted": lambda: bbvi.fit(line, LINE, progress=Interrupting()),
     "minibatches, few steps": lambda: fit(line, {**LINE, "batch": 5}, max_steps=150),

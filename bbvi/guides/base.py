@@ -55,8 +55,8 @@ class Guide:
       - `program` returns a NumPyro guide over the named sites, in their order;
       - `retract` takes a step in units of q, where plain addition would not do, and
         `units` gives their lengths;
-      - let `climbs` be True if `start_from` makes the best member for a Gaussian, so
-        that a fit may begin at the mode with its curvature;
+      - let `is_gaussian` be True if it is the full-rank or the factorised Gaussian and
+        `start_from` makes any of them, so that Newton steps can fit it;
       - let `mirrors_model` be True if mask and minibatch of a model's site shall apply
         to its factor (they cannot be forgotten), False if the program sets its own;
       - let `draws_jointly` be True if auxiliary statements draw the continuous sites,
@@ -66,7 +66,7 @@ class Guide:
 
     mirrors_model = True
     draws_jointly = False
-    climbs = False
+    is_gaussian = False
 
     @abstractmethod
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:

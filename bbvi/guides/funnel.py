@@ -71,6 +71,7 @@ class Funnel(FullRank):
     """
 
     sites: tuple[str, ...]
+    is_gaussian = False
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         found = super().refusals(analysis, names)

@@ -79,7 +79,7 @@ class FullRank(Guide):
     """
 
     draws_jointly = True
-    climbs = True
+    is_gaussian = True
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         return joint_refusals(self, analysis, names, MAX_DIM)
@@ -270,30 +270,6 @@ def turn_of(step: Array, shrink: float | None = None) -> Array:
     if shrink == 1 or dim == 1:
         return step
     return jnp.concatenate([step[..., :-dim] / shrink, step[..., -dim:]], -1)
-
-
-def laplace(
-    analysis: Analysis, names: tuple[str, ...], point: Any, precision: Any
-) -> Gaussian:
-    """The Gaussian around a mode; its scales are those given all other elements.
-
-    Args:
-        analysis: Of the model.
-        names: The continuous sites, in the order of the vector.
-        point: The mode, `(dim,)`.
-        precision: Negative Hessian there, `(dim, dim)`.
-    """
-    sites = [analysis.sites[name] for name in names]
-    precision = np.asarray(precision, np.float64)
-
-    def covariance() -> np.ndarray:
-        # With reversed axes, as L L^T = P^-1 wants the other triangle of P = U U^T.
-        upper = np.linalg.cholesky(precision[::-1, ::-1])
-        tril = np.linalg.inv(upper[::-1, ::-1]).T
-        return tril @ tril.T
-
-    scale = by_site(analysis, sites, np.diagonal(precision) ** -0.5)
-    return Gaussian(by_site(analysis, sites, point), scale, covariance)
 
 
 def flat_of(values: dict[str, np.ndarray]) -> np.ndarray:

@@ -60,7 +60,7 @@ class MeanField(Guide):
         Kucukelbir et al. (2017), Automatic differentiation variational inference.
     """
 
-    climbs = True
+    is_gaussian = True
 
     def refusals(self, analysis: Analysis, names: tuple[str, ...]) -> list[str]:
         sites = [analysis.sites[name] for name in names]

@@ -1,0 +1,290 @@
+r"""The deterministic phase: Gaussians fitted by Newton steps on common random numbers.
+
+Searches run one after the other, each with points of noise of its own that stay the
+same from step to step, so that its bound is a function that can be climbed and has an
+exact top. `make_newton` builds the program; where searches begin, and what becomes of
+them, is the host's business.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bbvi._types import Array, Data
+
+MAX_ITERATIONS = 60
+"""Most iterations in a call."""
+FLOOR = 1e-4
+"""Least strength of a curvature, next to that of q: a flat direction, or a bend up."""
+WIDEST, NARROWEST = 3.0, 1e-3
+"""Factors by which a standard deviation changes at most in a step."""
+SHRINKS = 5
+"""Iterations in which a q whose bound is not finite is made ten times narrower."""
+HOPE = 100.0
+"""Times what its next step promises that a search may still gain."""
+CLOSE = 5.0
+"""Nats below the best in which a search still matters."""
+STUCK = 1e4
+"""Damping, next to the largest curvature, at which a search is given up."""
+
+
+class Search(NamedTuple):
+    """Searches, `(n, ...)` each.
+
+    Attributes:
+        loc: Mean of q, `(dim,)`.
+        scale: A root of its covariance, `(dim, dim)`.
+        volume: Log determinant of the root.
+        elbo: The bound on the search's own noise; ``-inf`` before the first one.
+        promised: Nats that a Newton step from here promises.
+        count: Iterations made.
+        elbos: The bound after each of them, `(MAX_ITERATIONS,)`, nan after the last.
+        slope: Gradient of the bound in units of q, `(dim,)`.
+        curvature: Mean negative Hessian in units of q, its eigenvalues, `(dim,)`.
+        axes: Its eigenvectors, `(dim, dim)`.
+        bends: Its diagonal, `(dim,)`.
+        damping: Of the next step.
+    """
+
+    loc: Array
+    scale: Array
+    volume: Array
+    elbo: Array
+    promised: Array
+    count: Array
+    elbos: Array
+    slope: Array
+    curvature: Array
+    axes: Array
+    bends: Array
+    damping: Array
+
+
+Newton = Callable[[Array, Array, Array, Array, Any, Any, Any, Data], Search]
+
+
+def make_newton(
+    log_density: Callable[[Array, Data], Array],
+    *,
+    is_diagonal: bool,
+    batch: int,
+) -> Newton:
+    r"""A program that climbs the bound of a Gaussian on common random numbers.
+
+    With $z_m = \mu + C \epsilon_m$, $g_m = \nabla \log p(z_m)$ and noise whose mean is
+    0 and whose covariance is the identity, *exactly* (see `noise`), the bound is
+
+    $$\hat L(\mu, C) = \frac1M \sum_m \log p(z_m) + \log |\det C| + \text{const}$$
+
+    and the gradient and the mean negative Hessian in units of q are
+
+    $$h = \frac1M \sum_m C^\top g_m, \qquad
+      K = -\mathrm{sym} \frac1M \sum_m C^\top g_m \epsilon_m^\top .$$
+
+    The latter is Stein's identity: no second derivative is taken. Both are exact where
+    $\log p$ is quadratic, whatever the noise. With $K = V \mathrm{diag}(w) V^\top$ and
+    damping $\lambda$ a step is
+
+    $$\mu \leftarrow \mu + C V \mathrm{diag}(|w| + \lambda)^{-1} V^\top h, \qquad
+      C \leftarrow C V \mathrm{diag}\Big(\frac{w + \lambda}{1 + \lambda}\Big)^{-1/2}
+      V^\top ;$$
+
+    a factorised q keeps $C$ diagonal, with $K_{ii}$ in the place of $w$. Nothing in it
+    depends on the units of the coordinates. A step that lowers the bound is not taken
+    and raises $\lambda$; one that gains at least half of what it promised lowers it.
+    At the top $h = 0$ and $K = I$ (or $K_{ii} = 1$), the conditions of the best q for
+    this noise; the nats that a step without damping promises,
+    $\tfrac12 h^\top |K|^{-1} h + \tfrac14 \sum \log^2 w$, tell how far it is.
+
+    Args:
+        log_density: Of a vector, given data.
+        is_diagonal: Whether q is factorised.
+        batch: Points whose gradients are held at once.
+
+    Returns:
+        ``newton(loc, scale, noise, active, limit, tolerance, near, data) -> Search``:
+        from means `(n, dim)`, triangular roots `(n, dim, dim)` and noise
+        `(n, M, dim)`; searches that are not active stay, the others go on until a step
+        promises less than the tolerance, in nats, or for ``limit`` iterations, or they
+        cannot reach the best before them, or come to its place: within a standard
+        deviation in every coordinate, and ``near`` nats. Pure, to be jitted.
+        Cost: M gradients and an eigenvalue decomposition an iteration and search.
+
+    References:
+        Giordano, Ingram and Broderick (2024), Black box variational inference with a
+        deterministic objective, JMLR 25(18) (common random numbers); Opper and
+        Archambeau (2009), The variational Gaussian approximation revisited, Neural
+        Computation 21, equations 4 and 5 (fixed point); Lin, Schmidt and Khan (2019),
+        Stein's lemma for the reparameterization trick with exponential family
+        mixtures, lemma 1.
+    """
+
+    def newton(
+        loc: Array,
+        scale: Array,
+        noise: Array,
+        active: Array,
+        limit: Any,
+        tolerance: Any,
+        near: Any,
+        data: Data,
+    ) -> Search:
+        def slopes(points: Array) -> tuple[Array, Array]:
+            def one(point: Array) -> tuple[Array, Array]:
+                return jax.value_and_grad(log_density)(point, data)
+
+            if len(points) <= batch:
+                return jax.vmap(one)(points)
+            return jax.lax.map(one, points, batch_size=batch)
+
+        def one(best: Search, given: tuple[Array, ...]) -> tuple[Search, Search]:
+            loc, scale, noise, active = given
+            spread = jnp.sqrt(jnp.sum(best.scale**2, -1))
+
+            def goes_on(search: Search) -> Array:
+                is_lost = ~jnp.isfinite(search.elbo) & (search.count >= SHRINKS)
+                is_behind = search.elbo + HOPE * search.promised < best.elbo - CLOSE
+                is_there = jnp.all(jnp.abs(search.loc - best.loc) < spread)
+                comes_back = is_there & (jnp.abs(search.elbo - best.elbo) < near)
+                is_done = comes_back | (search.promised <= tolerance)
+                is_done |= is_lost | is_behind | is_stuck(search)
+                return active & ~is_done & (search.count < limit)
+
+            def step(search: Search) -> Search:
+                moved = _moved(search, is_diagonal=is_diagonal)
+                tried = _evaluated(slopes, moved, noise, is_diagonal=is_diagonal)
+                return _chosen(search, tried, hoped=moved.promised)
+
+            search = jax.lax.while_loop(goes_on, step, _begun(loc, scale))
+            is_best = (search.promised <= tolerance) & (search.elbo > best.elbo)
+            best = jax.tree.map(lambda x, y: jnp.where(is_best, x, y), search, best)
+            return best, search
+
+        nowhere = _begun(loc[0], scale[0])._replace(scale=jnp.zeros_like(scale[0]))
+        return jax.lax.scan(one, nowhere, (loc, scale, noise, active))[1]
+
+    return newton
+
+
+def is_stuck(search: Search) -> Array:
+    """Whether even short steps do not raise the bound."""
+    largest = jnp.max(jnp.abs(search.curvature), -1, initial=1.0)
+    return search.damping > STUCK * largest
+
+
+def _begun(loc: Array, scale: Array) -> Search:
+    """A search before its first evaluation, which its first step makes on the spot."""
+    none, one = jnp.zeros_like(loc), jnp.ones_like(loc)
+    unknown = jnp.full((), jnp.inf, loc.dtype)
+    return Search(
+        loc=loc,
+        scale=scale,
+        volume=jnp.sum(jnp.log(jnp.diagonal(scale))),
+        elbo=-unknown,
+        promised=unknown,
+        count=jnp.int32(0),
+        elbos=jnp.full(MAX_ITERATIONS, jnp.nan, loc.dtype),
+        slope=none,
+        curvature=one,
+        axes=jnp.eye(len(loc), dtype=loc.dtype),
+        bends=one,
+        damping=jnp.ones_like(unknown),
+    )
+
+
+def _moved(search: Search, *, is_diagonal: bool) -> Search:
+    """The search after its next step, with what that, damped as it is, promises."""
+    damping, axes = search.damping, search.axes
+    strength = jnp.maximum(jnp.abs(search.curvature), FLOOR) + damping
+    along = axes.T @ search.slope
+    shift = axes @ (along / strength)
+    width = search.bends if is_diagonal else search.curvature
+    width = jnp.clip(width, WIDEST**-2, NARROWEST**-2)
+    logs = jnp.log((width + damping) / (1 + damping))
+    factor = jnp.exp(-0.5 * logs)
+    turned = search.scale if is_diagonal else search.scale @ axes
+    root = turned * factor if is_diagonal else (turned * factor) @ axes.T
+    return search._replace(
+        loc=search.loc + search.scale @ shift,
+        scale=root,
+        volume=search.volume - jnp.sum(logs) / 2,
+        promised=jnp.sum(along**2 / strength) / 2 + jnp.sum(logs**2) / 4,
+    )
+
+
+def _evaluated(
+    slopes: Callable[[Array], tuple[Array, Array]],
+    search: Search,
+    noise: Array,
+    *,
+    is_diagonal: bool,
+) -> Search:
+    """The search with what there is to know at its mean and root."""
+    values, gradients = slopes(search.loc + noise @ search.scale.T)
+    pulled = gradients @ search.scale
+    slope, product = jnp.mean(pulled, 0), pulled.T @ noise / len(noise)
+    negative = -0.5 * (product + product.T)
+    is_finite = jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(negative))
+    axes, curvature = jax.lax.linalg.eigh(jnp.where(is_finite, negative, 0.0))
+    bends = jnp.diagonal(negative)
+    along = axes.T @ slope
+    width = jnp.maximum(bends if is_diagonal else curvature, FLOOR)
+    strength = jnp.maximum(jnp.abs(curvature), FLOOR)
+    promised = jnp.sum(along**2 / strength) / 2 + jnp.sum(jnp.log(width) ** 2) / 4
+    entropy = search.volume + 0.5 * len(slope) * np.log(2 * np.pi * np.e)
+    return search._replace(
+        elbo=jnp.where(is_finite, jnp.mean(values) + entropy, -jnp.inf),
+        promised=jnp.where(is_finite, promised, jnp.inf),
+        slope=slope,
+        curvature=curvature,
+        axes=axes,
+        bends=bends,
+    )
+
+
+def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
+    """The search after a step that was tried, taken or not."""
+    is_lost = ~jnp.isfinite(search.elbo)
+    rounding = 4 * jnp.finfo(tried.elbo.dtype).eps * jnp.abs(tried.elbo)
+    gains = jnp.isfinite(tried.elbo) & (tried.elbo >= search.elbo - rounding)
+    shrinking = jnp.where(is_lost, np.log(0.1), 0.0)
+    narrower = search._replace(
+        scale=jnp.exp(shrinking) * search.scale,
+        volume=search.volume + len(search.loc) * shrinking,
+    )
+    after = jax.tree.map(lambda x, y: jnp.where(gains, x, y), tried, narrower)
+    is_good = tried.elbo - search.elbo > 0.5 * hoped
+    kept = jnp.where(is_good, 0.2, 1.0) * search.damping
+    damping = jnp.where(gains, kept, 5.0 * search.damping + 1e-2)
+    is_here = jnp.arange(MAX_ITERATIONS) == search.count
+    return after._replace(
+        damping=jnp.where(is_lost, search.damping, damping),
+        count=search.count + 1,
+        elbos=jnp.where(is_here, after.elbo, search.elbos),
+    )
+
+
+def noise(
+    generator: np.random.Generator, count: int, num_points: int, dim: int
+) -> np.ndarray:
+    r"""Points of noise whose mean is 0 and whose covariance is the identity, exactly.
+
+    Standard normal points and their mirror images, multiplied by the inverse root of
+    their own covariance.
+
+    Args:
+        generator: Of the normal points.
+        count: Sets.
+        num_points: Points in each, even and at least ``2 * dim``.
+        dim: Dimension.
+
+    Returns:
+        `(count, num_points, dim)`.
+    """
+    half = generator.standard_normal((count, num_points // 2, dim))
+    covariance = np.swapaxes(half, 1, 2) @ half / half.shape[1]
+    white = half @ np.swapaxes(np.linalg.inv(np.linalg.cholesky(covariance)), 1, 2)
+    return np.concatenate([white, -white], 1)

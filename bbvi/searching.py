@@ -1,0 +1,101 @@
+"""Which fits have a deterministic phase, and the program that makes its steps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bbvi._types import Array, Data, Params
+from bbvi.analysis.dependence import influences
+from bbvi.analysis.primitives import equations
+from bbvi.compiling import Ahead
+from bbvi.drawing import log_joint
+from bbvi.estimators import Reparameterized
+from bbvi.guides import FullRank, MeanField
+from bbvi.guides.base import continuous_of, dimension
+from bbvi.optimize.newton import make_newton
+from bbvi.planning import Plan
+
+MAX_DIM = 300
+"""Dimensions up to which Newton steps are affordable."""
+FEWEST, EACH, MOST = 64, 4, 512
+"""Fewest points of noise behind a Newton step, in all and for each dimension; most."""
+MEMORY = 2**23
+"""Numbers that points may hold at once."""
+CHEAP = 2**16
+"""Numbers that all points together may need without being felt."""
+
+
+def newton_of(plan: Plan, full: Plan, like: Params, num_starts: int) -> Ahead | None:
+    """The program of the deterministic phase; None where there can be none.
+
+    It needs a full-rank or a factorised Gaussian over sites whose log joint is
+    differentiated and not random: no minibatches, and no parameters of the model's own.
+
+    Args:
+        plan: Of the fit.
+        full: The same over whole plates.
+        like: Shapes of the parameters.
+        num_starts: Searches that it makes.
+    """
+    analysis, names, choices = plan.analysis, plan.drawn, plan.choices
+    kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
+    others = analysis.parameters or analysis.subsampled
+    if not (kept and names and plan.guide.is_gaussian) or others:
+        return None
+    dim = _dim(plan)
+    if FullRank().refusals(analysis, names) or dim > MAX_DIM:
+        return None
+    if _is_noisy(full, names, like):
+        return None
+    nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+
+    @jax.jit  # so that what is looked at here need not be traced again
+    def log_density(vector: Array, data: Data) -> Array:
+        return log_joint(full, names, nothing, data)(vector)[0]
+
+    dtype = jnp.result_type(*jax.tree.leaves(like))
+    vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
+    number = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
+    newton = make_newton(
+        log_density,
+        is_diagonal=isinstance(plan.guide, MeanField),
+        batch=max(1, MEMORY // full.num_elements),
+    )
+    shapes = (num_starts, dim), (num_starts, dim, dim), (num_starts, number, dim)
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    active = jax.ShapeDtypeStruct((num_starts,), bool)
+    limit, nats = np.int32(0), np.float32(0)
+    return Ahead(newton, *arrays, active, limit, nats, nats, data)
+
+
+def _num_points(full: Plan, dim: int, jaxpr: Any) -> int:
+    """Points of noise behind a Newton step: as many as cost little, but enough.
+
+    What a loop of unknown length costs, as in a solver, is not known.
+    """
+    loops = any(eqn.primitive.name == "while" for eqn, _ in equations(jaxpr.jaxpr))
+    cheap = 0 if loops else min(CHEAP // full.num_elements, MOST)
+    number = max(cheap, FEWEST, EACH * dim)
+    return number - number % 2
+
+
+def _dim(plan: Plan) -> int:
+    return dimension(plan.analysis, continuous_of(plan.analysis, plan.drawn))
+
+
+def _is_noisy(full: Plan, names: tuple[str, ...], like: Params) -> bool:
+    """Whether random numbers of the model's own change its log joint."""
+    if not full.analysis.draws_itself:
+        return False
+
+    def density(words: Array, vector: Array, params: Params, data: Data) -> Array:
+        key = jax.random.wrap_key_data(words)
+        return log_joint(full, names, params, data, key)(vector)[0]
+
+    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    vector = jax.ShapeDtypeStruct((_dim(full),), jnp.float32)
+    shapes = full.analysis.arguments.shapes
+    closed = jax.make_jaxpr(density)(words, vector, like, shapes)
+    return "words" in influences(closed, ["words"])[0]

@@ -1,0 +1,319 @@
+"""Newton steps on common random numbers, against exact answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.contrib.control_flow
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+from scipy import optimize
+
+import bbvi
+from bbvi import guides
+from bbvi.fitting import default_programs
+from bbvi.optimize.newton import MAX_ITERATIONS, make_newton, noise
+
+SCALES = np.array([1.0, 30.0, 500.0, 0.02])
+QUIET = {"progress": False}
+TOLERANCE = 1e-5
+
+
+def quadratic():
+    """A Gaussian of four coordinates whose units differ by ten thousands."""
+    rng = np.random.default_rng(1)
+    factor = rng.normal(size=(4, 4)) / SCALES
+    precision = factor.T @ factor + np.diag(0.5 / SCALES**2)
+    return precision, 50.0 * SCALES * rng.normal(size=4)
+
+
+def search(log_density, locs, points, *, is_diagonal=False, **options):
+    """Searches from some points with a narrow q, as JAX's own tests would run them."""
+    locs = np.asarray(locs, np.float32)
+    count, dim = locs.shape
+    newton = make_newton(
+        lambda u, _: log_density(u),
+        is_diagonal=is_diagonal,
+        batch=options.get("batch", 1_000),
+    )
+    scale = np.broadcast_to(0.1 * np.eye(dim, dtype="f"), (count, dim, dim))
+    active = options.get("active", np.ones(count, bool))
+    limit = options.get("limit", MAX_ITERATIONS)
+    when = np.float32(TOLERANCE), np.float32(options.get("near", 0.0))
+    given = locs, scale, points.astype("f"), active, limit, *when, {}
+    return jax.tree.map(np.asarray, jax.jit(newton)(*given))
+
+
+def points_of(count, number, dim, seed=0):
+    return noise(np.random.default_rng(seed), count, number, dim)
+
+
+def test_noise_has_the_moments_of_a_standard_normal_exactly():
+    points = points_of(3, 12, 5)
+    np.testing.assert_allclose(points.mean(1), 0.0, atol=1e-12)
+    second = np.swapaxes(points, 1, 2) @ points / 12
+    np.testing.assert_allclose(second, np.broadcast_to(np.eye(5), (3, 5, 5)), atol=1e-9)
+    assert not np.allclose(points[0], points[1])
+
+
+@pytest.mark.parametrize("number", [8, 64])
+@pytest.mark.parametrize("is_diagonal", [False, True])
+def test_a_gaussian_is_found_in_any_units_whatever_the_noise(number, is_diagonal):
+    precision, centre = quadratic()
+
+    def log_density(u):
+        return -0.5 * (u - centre) @ jnp.asarray(precision, "f") @ (u - centre)
+
+    points = points_of(2, number, 4)
+    starts = np.stack([np.zeros(4), -3 * SCALES])
+    found = search(log_density, starts, points, is_diagonal=is_diagonal)
+    covariance = np.linalg.inv(precision)
+    if is_diagonal:
+        covariance = np.diag(1 / np.diagonal(precision))
+    made = found.scale @ np.swapaxes(found.scale, 1, 2)
+    sds = np.sqrt(np.diagonal(np.linalg.inv(precision)))
+    best = -0.5 * np.sum(precision * covariance)
+    best += 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    assert np.all(found.promised <= TOLERANCE)
+    for loc, scale in zip(found.loc, made, strict=True):
+        np.testing.assert_allclose((loc - centre) / sds, 0.0, atol=0.03)
+        np.testing.assert_allclose(
+            scale / sds / sds[:, None], covariance / sds / sds[:, None], atol=0.03
+        )
+    np.testing.assert_allclose(found.elbo, best, atol=0.01)
+
+
+def test_noise_that_is_not_white_misses_a_gaussian():
+    """The control of the one above: its own moments go into the answer."""
+    raw = np.random.default_rng(0).standard_normal((1, 64, 3))
+    found = search(lambda u: -0.5 * u @ u, np.ones((1, 3)), raw)
+    assert np.abs(found.loc).max() > 0.05
+    assert np.abs(found.scale @ found.scale[0].T - np.eye(3)).max() > 0.1
+
+
+def gumbel(u):
+    """The log of a Gamma(2) variable: skewed, its mode is 0.69 and its mean 0.42."""
+    return jnp.sum(2 * u - jnp.exp(u))
+
+
+def best_for_gumbel():
+    """Location and scale of the Gaussian with the highest bound, by its closed form."""
+
+    def loss(at):
+        loc, log_scale = at
+        return -(2 * loc - np.exp(loc + np.exp(2 * log_scale) / 2) + log_scale)
+
+    loc, log_scale = optimize.minimize(loss, [0.0, 0.0], method="BFGS", tol=1e-10).x
+    return loc, np.exp(log_scale)
+
+
+@pytest.mark.parametrize("is_diagonal", [False, True])
+def test_a_skewed_density_within_the_monte_carlo_error(is_diagonal):
+    count = 32
+    points, starts = points_of(count, 256, 1), np.full((count, 1), 3.0)
+    found = search(gumbel, starts, points, is_diagonal=is_diagonal)
+    loc, scale = best_for_gumbel()
+    assert np.all(found.promised <= TOLERANCE)
+    for got, exact in ((found.loc, loc), (np.abs(found.scale), scale)):
+        flat = got.ravel()
+        error = flat.std(ddof=1) / np.sqrt(count)
+        assert error < 0.004 * scale  # the power to see what the next lines forbid
+        assert abs(flat.mean() - exact) < 4 * error + 0.004 * scale
+    assert abs(loc - np.log(2)) > 0.1 * scale  # the mode would be seen to be wrong
+
+
+def test_an_answer_from_fewer_points_is_worse():
+    """In one dimension two points are always -1 and 1; the Gaussian rule of order 3."""
+    loc, scale = best_for_gumbel()
+    few = search(gumbel, np.zeros((8, 1)), points_of(8, 2, 1))
+    many = search(gumbel, np.zeros((8, 1)), points_of(8, 256, 1))
+    assert np.ptp(few.loc) < 0.01 * scale
+    off, near = np.abs(few.loc - loc), np.abs(many.loc.mean() - loc)
+    assert np.all(off > 3 * near)
+
+
+def test_the_top_is_found_where_the_density_bends_up():
+    """Far out a Cauchy is convex; a plain Newton step would run away."""
+
+    def log_density(u):
+        return -jnp.sum(jnp.log1p((u - 3.0) ** 2))
+
+    starts = [[0.0, 40.0], [-30.0, 3.0]]
+    found = search(log_density, starts, points_of(2, 256, 2))
+    assert np.all(found.promised <= TOLERANCE)
+    np.testing.assert_allclose(found.loc, 3.0, atol=0.2)
+
+
+def test_a_q_that_is_too_wide_for_the_density_is_made_narrower():
+    def log_density(u):
+        return jnp.where(jnp.abs(u[0]) > 0.05, jnp.nan, -0.5 * jnp.sum((u / 0.01) ** 2))
+
+    found = search(log_density, [[0.0], [1.0]], points_of(2, 64, 1))
+    assert found.promised[0] <= TOLERANCE
+    np.testing.assert_allclose(np.abs(found.scale[0]), 0.01, rtol=0.01)
+    assert found.elbo[1] == -np.inf  # impossible all around
+
+
+def test_a_flat_direction_never_arrives():
+    found = search(lambda u: -((u[0] - u[1]) ** 2), [[3.0, 0.0]], points_of(1, 64, 2))
+    assert found.promised[0] > 0.1
+
+
+def test_what_is_not_active_stays_and_the_limit_is_kept():
+    active = np.array([True, False])
+    starts = np.array([[3.0], [3.0]])
+    points = points_of(2, 16, 1)
+    found = search(gumbel, starts, points, active=active, limit=2)
+    np.testing.assert_array_equal(found.count, [2, 0])
+    assert found.loc[1] == 3.0
+    assert found.loc[0] != 3.0
+    assert np.isfinite(found.elbos[0]).sum() == 2
+    assert np.all(np.diff(found.elbos[0][:2]) > 0)
+
+
+def test_a_search_far_below_one_that_arrived_is_given_up():
+    def log_density(u):
+        near, far = dist.Normal(0.0, 1.0), dist.Normal(1_000.0, 1.0)
+        return jnp.logaddexp(near.log_prob(u[0]), far.log_prob(u[0]) - 500.0)
+
+    found = search(log_density, [[0.0], [1_000.0]], points_of(2, 64, 1))
+    assert found.promised[0] <= TOLERANCE
+    assert found.loc[1] == pytest.approx(1_000.0, abs=1.0)
+
+
+def test_points_in_batches_make_the_same_steps():
+    points, starts = points_of(2, 64, 1), [[0.0], [3.0]]
+    whole, parts = (search(gumbel, starts, points, batch=b) for b in (1_000, 10))
+    np.testing.assert_allclose(whole.loc, parts.loc, rtol=1e-5)
+    np.testing.assert_array_equal(whole.count, parts.count)
+
+
+def test_a_search_that_comes_to_a_known_place_need_not_arrive():
+    points = np.repeat(points_of(1, 64, 1), 2, 0)
+    starts = [[0.0], [3.0]]
+    arrived, near = (search(gumbel, starts, points, near=a) for a in (0.0, 1.0))
+    assert np.all(arrived.promised <= TOLERANCE)
+    assert near.promised[0] <= TOLERANCE < near.promised[1]
+    assert 0 < near.count[1] < arrived.count[1]
+    assert abs(near.loc[1] - near.loc[0]) < np.abs(near.scale[0])
+
+
+# --- fits -----------------------------------------------------------------------------
+
+
+def line(x, y):
+    beta = numpyro.sample("beta", dist.ImproperUniform(constraints.real, (), (2,)))
+    sigma = numpyro.sample("sigma", dist.HalfCauchy(10_000.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x, sigma), obs=y)
+
+
+@pytest.mark.parametrize("guide", [guides.MeanField(), guides.FullRank()])
+def test_a_flat_prior_on_a_large_scale_is_no_obstacle(guide):
+    """Least squares in ten thousands, far from where every start begins."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=400).astype(np.float32)
+    y = (31_000.0 + 7_000.0 * x + 9_000.0 * rng.normal(size=400)).astype(np.float32)
+    fit = bbvi.fit(line, {"x": x, "y": y}, guide=guide, **QUIET)
+    design = np.stack([np.ones(400), x], 1).astype(float)
+    exact, residual, *_ = np.linalg.lstsq(design, y.astype(float))
+    sd = np.sqrt(np.diagonal(np.linalg.inv(design.T @ design)) * residual[0] / 398)
+    drawn = fit.draws(4_000)["beta"]
+    assert fit.status is bbvi.Status.CONVERGED
+    assert fit.history.step[-1] <= 2 * MAX_ITERATIONS
+    np.testing.assert_allclose((drawn.mean(0) - exact) / sd, 0.0, atol=0.06)
+    np.testing.assert_allclose(drawn.std(0) / sd, 1.0, atol=0.06)
+
+
+def counts(y):
+    """Three Poisson counts with rates of their own."""
+    with numpyro.plate("rows", 3):
+        rate = numpyro.sample("rate", dist.Gamma(1.0, 1.0))
+        numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def test_three_seeds_agree_within_the_error_that_is_stated():
+    data = {"y": jnp.array([0, 1, 4])}
+    fits = [bbvi.fit(counts, data, seed=seed, **QUIET) for seed in range(3)]
+    found = np.stack([fit.params["_joint.loc"] for fit in fits])
+    for fit in fits:
+        assert "Newton steps" in fit.history.note
+    stated = max(float(f.history.note.split("error ")[1].split()[0]) for f in fits)
+    sds = fits[0].plan.guide.units(fits[0].params)["_joint.loc"]
+    assert 0 < stated <= 0.03
+    assert np.all(np.ptp(found, 0) / sds < 4 * np.sqrt(2) * max(stated, 0.002))
+
+
+def noisy(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    extra = jax.random.normal(numpyro.prng_key())
+    numpyro.sample("y", dist.Normal(z + extra, 1.0), obs=y)
+
+
+def with_parameter(y):
+    scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
+    z = numpyro.sample("z", dist.Normal(0.0, scale))
+    numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def minibatched(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(y), subsample_size=2) as i:
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y[i])
+
+
+def with_bit(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    b = numpyro.sample("b", dist.Bernoulli(0.5))
+    numpyro.sample("y", dist.Normal(z + b, 1.0), obs=y)
+
+
+def chain(y):
+    """States of a scan, which splits a key of its own that no density sees."""
+
+    def step(x, y):
+        x = numpyro.sample("x", dist.Normal(0.8 * x, 1.0))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y)
+        return x, None
+
+    numpyro.contrib.control_flow.scan(step, 0.0, y)
+
+
+Y = np.array([0.3, -1.2, 0.5], np.float32)
+PHASES = {
+    "summed out": (with_bit, Y[0], None, True),
+    "factorised": (with_bit, Y[0], guides.MeanField(), True),
+    "a scan": (chain, Y, None, True),
+    "random density": (noisy, Y[0], None, False),
+    "parameter": (with_parameter, Y[0], None, False),
+    "minibatches": (minibatched, Y, None, False),
+    "another family": (chain, Y, guides.LowRank(1), False),
+}
+
+
+@pytest.mark.parametrize("case", PHASES)
+def test_who_has_a_deterministic_phase(case):
+    model, y, guide, expected = PHASES[case]
+    plan = bbvi.plan(model, {"y": y}, guide=guide)
+    assert (default_programs(plan).newton is not None) is expected
+
+
+def test_a_bit_with_a_score_function_has_none():
+    asked = {"b": bbvi.estimators.ScoreFunction()}
+    plan = bbvi.plan(with_bit, {"y": Y[0]}, estimators=asked)
+    assert default_programs(plan).newton is None
+
+
+def test_where_newton_steps_fail_gradients_go_on_from_there(monkeypatch):
+    """Far from every start, as above, but no search may say that it has arrived."""
+    monkeypatch.setattr("bbvi.deterministic.EXPLORED_TO", -1.0)
+    x = np.linspace(-2.0, 2.0, 41, dtype=np.float32)
+    data = {"x": x, "y": 31_000.0 + 7_000.0 * x + 900.0 * np.sin(9 * x)}
+    fit = bbvi.fit(line, data, **QUIET)
+    assert fit.status is bbvi.Status.CONVERGED
+    assert "Newton" not in fit.history.note
+    assert np.all(fit.history.start_elbos > fit.elbo.value - 50)
+    exact = np.polyfit(x, data["y"], 1)[::-1]
+    drawn = fit.draws(4_000)["beta"]
+    np.testing.assert_allclose((drawn.mean(0) - exact) / drawn.std(0), 0.0, atol=0.1)
