@@ -50,6 +50,8 @@ ALL_CHUNKS = 60
 """Chunks after which no more starts are compared with the one that was followed."""
 FOLLOWED = 4_000
 """Number of the first chunk of a rival, among those of exploring."""
+FAR = 10_000.0
+"""Nats that a start lags where Newton steps went, so that it begins there instead."""
 BEHIND = 50.0
 """Nats by which a rival may lag after exploring."""
 RIVAL_CHUNKS = 20
@@ -176,23 +178,27 @@ class Driver:
         """Every start a few chunks on, as the best start need not end best."""
         states = self._separate(self.programs.starts(self.key, self.data))
         self._fresh = states[0]
+        elbos = np.full(len(states), -np.inf)
+        for i, start in enumerate(states):
+            states[i], elbos[i] = self._advanced(start, i)
         for i, params in enumerate(self.reached):
-            if params is not None:
-                states[i] = states[i]._replace(params=flat(params))
-        elbos = np.full((len(states), EXPLORED), -np.inf)
-        rate = np.float32(self.rate)
-        for i in range(len(states)):
-            for index in range(EXPLORED):
-                number = EXPLORING + self.size * (EXPLORED * i + index)
-                state, seen = self.programs.chunk(
-                    states[i], self.key, np.uint32(number), rate, self.data
-                )
-                seen = jax.device_get(seen)
-                if not is_finite(seen):
-                    break
-                states[i] = state
-                elbos[i, index:] = np.mean(seen.elbos, dtype=np.float64)
-        return states, elbos[:, -1]
+            bound = self.start_elbos[i]
+            if params is not None and not bound < elbos[i] + FAR:
+                start = self._fresh._replace(params=flat(params))
+                states[i], elbos[i] = self._advanced(start, len(states) + i)
+        return states, elbos
+
+    def _advanced(self, state: State, index: int) -> tuple[State, float]:
+        """A start some chunks on, and its bound over the last one."""
+        rate, bound = np.float32(self.rate), -np.inf
+        for chunk in range(EXPLORED):
+            number = np.uint32(EXPLORING + self.size * (EXPLORED * index + chunk))
+            after, seen = self.programs.chunk(state, self.key, number, rate, self.data)
+            seen = jax.device_get(seen)
+            if not is_finite(seen):
+                break
+            state, bound = after, float(np.mean(seen.elbos, dtype=np.float64))
+        return state, bound
 
     def _compare_rivals(self, state: State) -> tuple[State, Status]:
         """Do other starts end elsewhere, with a bound as good or better?
