@@ -242,9 +242,9 @@ class Deterministic:
             self.so_far = self._member(search, best)
         for bound in search.elbos[best][: int(search.count[best])]:
             self.elbos.append(float(bound))
-            self.limits.progress.update(
-                self.before + len(self.elbos), float(bound), 1.0
-            )
+            if np.isfinite(bound):
+                number = self.before + len(self.elbos)
+                self.limits.progress.update(number, float(bound), 1.0)
         return search
 
     def _noise(self, count: int) -> NDArray[Any]:

@@ -123,8 +123,9 @@ class Driver:
                 error = f"Monte-Carlo error {landing.error:.3f} standard deviations"
                 self.note = f"by Newton steps on common random numbers, {error}"
         rows = enumerate(phase.elbos, self.steps + 1)
-        self.rows += [(number, bound, 1.0) for number, bound in rows]
-        self.snr += [{} for _ in phase.elbos]
+        rows = [(number, bound, 1.0) for number, bound in rows if np.isfinite(bound)]
+        self.rows += rows
+        self.snr += [{} for _ in rows]
         self.steps += len(phase.elbos)
         self.start_elbos = phase.start_elbos
         return params, status

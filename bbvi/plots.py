@@ -143,7 +143,8 @@ def _plot_elbos(
     rates = np.asarray(learning_rates, np.float64)
     for drop in np.flatnonzero(np.diff(rates) < 0.0):
         axes.axvline(steps[drop], color="0.6", linestyle="--", linewidth=0.8)
-    axes.set_title(f"learning rate {rates[0]:.2g} to {rates[-1]:.2g}", fontsize=10)
+    lowered = f" to {rates[-1]:.2g}" if np.ptp(rates) else ""
+    axes.set_title(f"learning rate {rates[0]:.2g}{lowered}", fontsize=10)
 
 
 def _plot_log_ratios(axes: "Axes", log_weights: NDArray[np.float64]) -> None:

@@ -27,13 +27,14 @@ HISTORY = ("step", "elbo", "learning_rate", "start_elbos")
 
 @dataclass(frozen=True)
 class History:
-    """What happened, one entry a chunk of steps.
+    """What happened, one entry a chunk of gradient steps, or a Newton step.
 
     Attributes:
-        step: Steps done, `(num_chunks,)`.
-        elbo: Mean estimate of the bound over the chunk.
-        learning_rate: In units of q's own standard deviations.
-        snr: Signal-to-noise ratio of the gradient of each site's parameters.
+        step: Steps done, `(num_entries,)`.
+        elbo: Mean estimate of the bound over the chunk, or the bound after the step.
+        learning_rate: In units of q's own standard deviations; 1 for a Newton step.
+        snr: Signal-to-noise ratio of the gradient of each site's parameters; nan for a
+            Newton step, and empty if there is nothing else.
         start_elbos: Estimates of the bound at the starts, `(num_starts,)`.
         note: Details of how it ended.
         path: The families, one after the other, each with its bound and k-hat.
