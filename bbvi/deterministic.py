@@ -193,8 +193,10 @@ class Deterministic:
             active = np.ones(count, bool)
             given = *begun, self._noise(count), active
             search = self._call(*given, MAX_ITERATIONS, tolerance, 0.0)
+            status = self._limit()
             if not (search.promised <= EXPLORED_TO).all():
-                return None
+                so_far = status, self._params(mean, covariance), np.inf
+                return so_far if status else None
             locs += [*search.loc]
             covariances += [root @ root.T for root in search.scale]
             mean, covariance = np.mean(locs, 0), np.mean(covariances, 0)
@@ -202,7 +204,6 @@ class Deterministic:
             most = max(most, float(search.promised.max()))
             noisy = _error(np.array(locs), np.array(covariances))
             error = float(np.hypot(noisy, np.sqrt(2 * most / len(loc))))
-            status = self._limit()
             if status or (len(locs) >= FEWEST and error <= ERROR):
                 return status or Status.CONVERGED, params, error
         return None if error > WORST else (Status.CONVERGED, params, error)

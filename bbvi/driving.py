@@ -133,7 +133,7 @@ class Driver:
     def _step(self) -> tuple[Params, Status]:
         """Fit by stochastic gradients."""
         self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
-        self.is_near, self.num_modes = self.start is not None, 1
+        self.is_near, self.num_modes, self.note = self.start is not None, 1, ""
         state, status = self._start(), Status.INTERRUPTED
         if self.programs.landed:
             self.programs.landed.begin()
@@ -253,7 +253,7 @@ class Driver:
 
     def _optimize(self, state: State) -> tuple[State, Status]:
         failures = 0
-        while True:
+        while self.steps + self.size <= self.limits.max_steps:
             first = np.uint32(FIRST + self.size * self.num_chunks)
             rate = np.float32(self.rate)
             run = (self.is_near and self.programs.landed) or self.programs.chunk
@@ -276,10 +276,9 @@ class Driver:
                     name = self._first_bad(state) or "unknown"
                     self.note = f"the first that was not finite is {name!r}"
                     return state, Status.NOT_FINITE
-            if self.steps + self.size > self.limits.max_steps:
-                return state, Status.MAX_STEPS
             if self._is_late():
                 return state, Status.MAX_SECONDS
+        return state, Status.MAX_STEPS
 
     def _is_late(self) -> bool:
         return time.monotonic() - self.begun > self.limits.max_seconds

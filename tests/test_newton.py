@@ -305,6 +305,18 @@ def test_a_bit_with_a_score_function_has_none():
     assert default_programs(plan).newton is None
 
 
+@pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
+@pytest.mark.parametrize("reached", [-1.0, 1e-2])
+def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):
+    """Also where searches never arrive, and where the error is never small enough."""
+    monkeypatch.setattr("bbvi.deterministic.EXPLORED_TO", reached)
+    monkeypatch.setattr("bbvi.deterministic.ERROR", 0.0)
+    fit = bbvi.fit(counts, {"y": jnp.array([0, 1, 4])}, max_steps=max_steps, **QUIET)
+    assert fit.history.step[-1] <= max_steps
+    assert fit.status is bbvi.Status.MAX_STEPS or fit.history.step[-1] > 20
+    assert np.isfinite(fit.elbo.value)
+
+
 def test_where_newton_steps_fail_gradients_go_on_from_there(monkeypatch):
     """Far from every start, as above, but no search may say that it has arrived."""
     monkeypatch.setattr("bbvi.deterministic.EXPLORED_TO", -1.0)
