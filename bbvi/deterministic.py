@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from bbvi._types import Data, Key, Params
 from bbvi.guides.base import Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
-from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, SHRINKS, Search, noise
+from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Search, noise
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
 from bbvi.programs import Programs
+from bbvi.searching import MEMORY
 from bbvi.verdict import Status
 
 EXPLORED_TO = 1e-2
@@ -130,10 +131,10 @@ class Deterministic:
         points = np.repeat(self._noise(1), count, 0)
         active = np.arange(count) < (1 if is_warm else count)
         most, explored = MAX_ITERATIONS, (EXPLORED_TO, NEAR)
-        if not (is_warm or self.programs.explores):
-            first = self._call(loc, scale, points, active, SHRINKS, *explored)
+        if not is_warm and self._num_followed < count:
+            first = self._call(loc, scale, points, active, 1, *explored)
             self._note(first, active)
-            active = np.arange(count) == np.argmax(first.elbo)
+            active[np.argsort(-first.elbo)[self._num_followed :]] = False
         for _ in range(CALLS):
             search = self._call(loc, scale, points, active, most, *explored)
             self._note(search, active)
@@ -151,6 +152,13 @@ class Deterministic:
         if self.so_far is None or not self._limit():
             return None
         return search, [int(np.argmax(search.elbo))]
+
+    @property
+    def _num_followed(self) -> int:
+        """Starts that are followed: the more the less an iteration costs."""
+        programs = self.programs
+        most = MEMORY // (programs.num_points * programs.size)
+        return max(1, most) if programs.explores else 1
 
     def _note(self, search: Search, active: Any) -> None:
         """Where the starts are now."""

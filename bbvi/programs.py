@@ -38,7 +38,7 @@ from bbvi.optimize.loop import (
     unravel,
 )
 from bbvi.planning import Plan
-from bbvi.searching import newton_of
+from bbvi.searching import MEMORY, newton_of
 from bbvi.surrogates import controls
 
 EPS = 0.01
@@ -47,8 +47,6 @@ ADAM = optax.chain(optax.scale_by_adam(eps=EPS), optax.scale(-1.0))
 """The default optimizer, whose rate is an argument of the chunk."""
 KEPT = 32
 """Number of fits whose programs are kept."""
-MEMORY = 2**23
-"""Numbers that a batch of draws may hold at once."""
 NUM_DRAWS = (200, 10_000)
 """Fewest and most draws behind the bound and the k-hat of a fit."""
 NUM_NUMBERS = 2**26

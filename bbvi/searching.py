@@ -22,7 +22,7 @@ MAX_DIM = 300
 FEWEST, EACH, MOST = 64, 4, 512
 """Fewest points of noise behind a Newton step, in all and for each dimension; most."""
 MEMORY = 2**23
-"""Numbers that points may hold at once."""
+"""Numbers that draws, or points of noise, may hold at once."""
 CHEAP = 2**16
 """Numbers that all points together may need without being felt."""
 

@@ -305,6 +305,18 @@ def test_a_bit_with_a_score_function_has_none():
     assert default_programs(plan).newton is None
 
 
+def test_of_larger_models_only_the_best_start_is_followed(monkeypatch):
+    data = {"y": jnp.array([0, 1, 4])}
+    every = bbvi.fit(counts, data, **QUIET)
+    monkeypatch.setattr("bbvi.deterministic.MEMORY", 1)
+    alone = bbvi.fit(counts, data, **QUIET)
+    lower = np.sort(alone.history.start_elbos)[:-1]
+    assert alone.status is bbvi.Status.CONVERGED
+    assert alone.elbo.value == pytest.approx(every.elbo.value, abs=0.01)
+    assert np.isfinite(lower).all()
+    assert np.mean(lower) < np.mean(every.history.start_elbos) - 1  # after one look
+
+
 @pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
 @pytest.mark.parametrize("reached", [-1.0, 1e-2])
 def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):

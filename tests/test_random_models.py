@@ -84,7 +84,7 @@ def check(number, seed, overridden=True, most=4):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 4))]
+    "seed", [0, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3, 4))]
 )
 def test_random_models_have_unbiased_gradients(seed):
     check(10, seed, overridden=seed > 1, most=2)
