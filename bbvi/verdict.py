@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bbvi.diagnostics import Estimate, Smoothed, khat_threshold
+from bbvi.diagnostics import Estimate, Smoothed, khat_threshold, tail_length
 
 TRUSTED_ESS = 0.9
 """Share of effective draws above which the draws need no weights."""
+UNEVEN_ESS = 0.1
+"""Share below which so few draws count that k-hat must be low for sure."""
 EVEN_ESS = 0.99
 """Share above which the weights are so even that the tail of k-hat moves nothing."""
 
@@ -131,11 +133,14 @@ def _judged(
             "parameters, or compare fits by seed."
         )
         return Verdict(Level.DO_NOT_TRUST, reason, remedy)
-    is_even = share >= EVEN_ESS
-    if not (weights.khat < threshold or is_even):
+    is_even, highest, why = share >= EVEN_ESS, weights.khat, ""
+    if share < UNEVEN_ESS:
+        highest += (1 + weights.khat) / np.sqrt(tail_length(num_draws))
+        why = f", by a standard error where so few draws count: {highest:.2f}"
+    if not (highest < threshold or is_even):
         return Verdict(
             Level.DO_NOT_TRUST,
-            f"{figures}; k-hat should be below {threshold:.2f}",
+            f"{figures}; k-hat should be below {threshold:.2f}{why}",
             richer,
         )
     if share < TRUSTED_ESS:
