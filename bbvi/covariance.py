@@ -16,6 +16,7 @@ from bbvi.guides import MeanField
 from bbvi.guides.base import continuous_of
 from bbvi.guides.gaussian import flat_of
 from bbvi.optimize.loop import ravel
+from bbvi.optimize.newton import noise
 from bbvi.planning import Plan
 
 MAX_DIM = 2_000
@@ -73,12 +74,14 @@ def linear_response(
     found = full.guide.gaussian(full.analysis, full.drawn, params)
     dim = len(flat_of(found.loc)) if found else 0
     _refuse(full, dim)
-    noise = _noise(dim, max(num_points or 0, FEWEST_POINTS, 4 * dim), key)
+    number = max(num_points or 0, FEWEST_POINTS, 4 * dim)
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    points = noise(generator, 1, number + number % 2, dim)[0]
     names = tuple(site.name for site in sites)
     loc, scale = flat_of(found.loc), flat_of(found.scale)
 
     @jax.jit
-    def sums(loc: Array, scale: Array, noise: Array, data: Data) -> Any:
+    def sums(loc: Array, scale: Array, points: Array, data: Data) -> Any:
         joint = log_joint(full, names, params, data)
 
         def energy(eps: Array) -> Array:
@@ -97,9 +100,9 @@ def linear_response(
                 jnp.concatenate([move, move * eps], 1),
             )
 
-        return jax.tree.map(lambda x: jnp.mean(x, 0), jax.lax.map(one, noise))
+        return jax.tree.map(lambda x: jnp.mean(x, 0), jax.lax.map(one, points))
 
-    single = [np.asarray(x, np.float32) for x in (loc, scale, noise)]
+    single = [np.asarray(x, np.float32) for x in (loc, scale, points)]
     made = jax.device_get(sums(*single, data))
     second, across, scales, move = (np.asarray(x, np.float64) for x in made)
     hessian = np.block([[second, across], [across.T, scales]])
@@ -140,18 +143,6 @@ def _refuse(plan: Plan, dim: int) -> None:
             f"linear response is for 1 to {MAX_DIM} continuous dimensions; found "
             f"{dim}: {remedy}"
         )
-
-
-def _noise(dim: int, num_points: int, key: Key) -> NDArray[np.floating]:
-    """Points with the odd moments and the covariance of a standard normal.
-
-    A quadratic log joint then has its exact Hessian from any number of points.
-    """
-    seed = np.asarray(jax.random.key_data(key))
-    half = np.random.default_rng(seed).normal(size=(-(-num_points // 2), dim))
-    root = np.linalg.cholesky(half.T @ half / len(half))
-    half = np.linalg.solve(root, half.T).T
-    return np.concatenate([half, -half])
 
 
 def _labelled(

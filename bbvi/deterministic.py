@@ -51,8 +51,8 @@ class Landing:
         status: Converged, or the limit that was reached.
         params: The best member of the family.
         num_modes: Places where starts ended with about the same bound.
-        error: Largest Monte-Carlo error of a mean or a standard deviation, and what is
-            left to go, in standard deviations of q.
+        error: Largest Monte-Carlo error of a mean or a standard deviation, and what
+            is left to go, root mean square, in standard deviations of q.
     """
 
     status: Status
@@ -156,9 +156,14 @@ class Deterministic:
     @property
     def _num_followed(self) -> int:
         """Starts that are followed: the more the less an iteration costs."""
-        programs = self.programs
-        most = MEMORY // (programs.num_points * programs.size)
-        return max(1, most) if programs.explores else 1
+        _, num_points, _ = self._shape
+        most = MEMORY // (num_points * self.programs.size)
+        return max(1, most) if self.programs.explores else 1
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Searches, points of noise for each, and dimension."""
+        return self.programs.newton.shapes[2].shape
 
     def _note(self, search: Search, active: Any) -> None:
         """Where the starts are now."""
@@ -180,9 +185,12 @@ class Deterministic:
         places = [best]
         members = [self._member(search, i) for i in range(len(in_reach))]
         for i in np.argsort(-search.elbo):
-            known = [*places, *np.flatnonzero(is_there & ~is_there[i])]
-            higher = [j for j in known if search.elbo[j] > search.elbo[i] - NEAR]
-            known = known if is_there[i] else higher
+            known = places
+            if not is_there[i]:
+                higher = search.elbo > search.elbo[i] - NEAR
+                known = [
+                    j for j in np.flatnonzero(higher) if is_there[j] or j in places
+                ]
             near = (self._distance(members[j], members[i]) for j in known)
             if in_reach[i] and i != best and min(near, default=np.inf) > APART:
                 places.append(int(i))
@@ -193,7 +201,8 @@ class Deterministic:
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
         locs, covariances, most = [], [], 0.0
-        count, tolerance = self.programs.num_searches, LANDED_TO * len(loc)
+        count, _, dim = self._shape
+        tolerance = LANDED_TO * dim
         mean, covariance = loc, scale @ scale.T
         for _ in range(ROUNDS * max(1, FEWEST // count)):
             root = np.linalg.cholesky(covariance)
@@ -211,7 +220,7 @@ class Deterministic:
             params = self._params(mean, covariance)
             most = max(most, float(search.promised.max()))
             noisy = _error(np.array(locs), np.array(covariances))
-            error = float(np.hypot(noisy, np.sqrt(2 * most / len(loc))))
+            error = float(np.hypot(noisy, np.sqrt(2 * most / dim)))
             if status or (len(locs) >= FEWEST and error <= ERROR):
                 return status or Status.CONVERGED, params, error
         return None if error > WORST else (Status.CONVERGED, params, error)
@@ -257,8 +266,7 @@ class Deterministic:
         return search
 
     def _noise(self, count: int) -> NDArray[Any]:
-        dim = len(flat_of(self._gaussian(self._like).loc))
-        return noise(self._generator, count, self.programs.num_points, dim)
+        return noise(self._generator, count, *self._shape[1:])
 
     def _gaussian(self, params: Params) -> Gaussian:
         return self.plan.guide.gaussian(self.plan.analysis, self.plan.drawn, params)

@@ -104,15 +104,17 @@ class Driver:
 
     def _land(self) -> tuple[Params | None, Status]:
         """Fit by Newton steps on common random numbers; None where that fails."""
-        states = self._separate(self.programs.starts(self.key, self.data))
+        is_warm = self.start is not None
+        if is_warm:
+            states = [self.start] * self.programs.newton.shapes[0].shape[0]
+        else:
+            states = self._separate(self.programs.starts(self.key, self.data))
         starts = [self._tree(state.params) for state in states]
-        if self.start is not None:
-            starts = [self._tree(self.start.params)] * len(starts)
         deadline = self.begun + self.limits.max_seconds
         given = self.plan, self.programs, self.data, self.key, self.limits, deadline
         phase, params, status = Deterministic(*given, self.steps), None, None
         try:
-            landing = phase.run(starts, is_warm=self.start is not None)
+            landing = phase.run(starts, is_warm=is_warm)
         except KeyboardInterrupt:
             params, status = phase.so_far or starts[0], Status.INTERRUPTED
         else:
@@ -127,7 +129,8 @@ class Driver:
         self.rows += rows
         self.snr += [{} for _ in rows]
         self.steps += len(phase.elbos)
-        self.start_elbos = phase.start_elbos
+        if not is_warm:
+            self.start_elbos = phase.start_elbos
         return params, status
 
     def _step(self) -> tuple[Params, Status]:
@@ -148,7 +151,7 @@ class Driver:
     def _start(self) -> State:
         """The best of several starts, or the one that is given."""
         if self.start is not None:
-            self._last = self._fresh = self.start
+            self._last = self.start
             return self.start
         explores = self.programs.explores
         each, elbos = self._explore() if explores else self._screen()
@@ -167,7 +170,6 @@ class Driver:
         """Every start and its bound."""
         states, elbos = self.programs.screen(self.key, self.data)
         each = self._separate(states)
-        self._fresh = each[0]
         return each, np.asarray(elbos, np.float64)
 
     def _separate(self, states: State) -> list[State]:
@@ -178,14 +180,13 @@ class Driver:
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
         states = self._separate(self.programs.starts(self.key, self.data))
-        self._fresh = states[0]
-        elbos = np.full(len(states), -np.inf)
+        fresh, elbos = states[0], np.full(len(states), -np.inf)
         for i, start in enumerate(states):
             states[i], elbos[i] = self._advanced(start, i)
         for i, params in enumerate(self.reached):
             bound = self.start_elbos[i]
             if params is not None and not bound < elbos[i] + FAR:
-                start = self._fresh._replace(params=flat(params))
+                start = fresh._replace(params=flat(params))
                 states[i], elbos[i] = self._advanced(start, len(states) + i)
         return states, elbos
 

@@ -171,6 +171,7 @@ def _richer_driver(
         programs=programs,
         plateaus=Plateaus(driver.size),
         start=None,
+        reached=[],
         best=None,
         num_followed=0,
         rows=list(driver.rows),

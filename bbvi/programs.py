@@ -83,8 +83,6 @@ class Programs:
             is not finite; compiled only then.
         newton: See `bbvi.optimize.newton.make_newton`; None where q is no Gaussian that
             it could move, or has sites that are not continuous, or too many.
-        num_searches: Searches that it makes.
-        num_points: Points of noise behind each step of one.
         batch: Draws that are made at once.
         size: Numbers that one draw needs, roughly.
     """
@@ -100,8 +98,6 @@ class Programs:
     sample: Callable[[Params, Key, Any, Data], Draw]
     probe: Callable[[Params, Key, Data], tuple[dict[str, Array], Params]]
     newton: Ahead | None
-    num_searches: int
-    num_points: int
     batch: int
     size: int
 
@@ -267,7 +263,7 @@ class _Building:
             chunk.begin()
         starts = Ahead(self.starts, key, data)
         sample = Ahead(partial(self.draws, values=True), *draw)
-        if self.explores or newton:
+        if self.explores or (newton and self.num_starts > 1):
             starts.begin()
         alone = partial(self.draws, values=False)
         measure = (sample if self.is_small else Ahead(alone, *draw)).begin()
@@ -283,8 +279,6 @@ class _Building:
             sample=sample,
             probe=jax.jit(self.probe),
             newton=newton,
-            num_searches=self.num_starts,
-            num_points=newton.shapes[2].shape[1] if newton else 0,
             batch=self.batch,
             size=self.size,
         )
