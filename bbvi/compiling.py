@@ -31,17 +31,20 @@ class Ahead:
     Args:
         function: What to compile.
         *shapes: Of its arguments.
+        times: More work than is seen in it, as loops of unknown length are.
     """
 
-    def __init__(self, function: Callable[..., Any], *shapes: Any) -> None:
-        self._function, self.shapes = function, shapes
+    def __init__(
+        self, function: Callable[..., Any], *shapes: Any, times: int = 1
+    ) -> None:
+        self._function, self.shapes, self._times = function, shapes, times
         self._compiled: Future | None = None
 
     def begin(self) -> "Ahead":
         """Trace, and have it compiled on another thread."""
         if self._compiled is None:
             traced = jax.jit(self._function).trace(*self.shapes)
-            options = compiler_options(traced.jaxpr)
+            options = compiler_options(self._times * work_of(traced.jaxpr))
             compiling = traced.lower().compile
             self._compiled = _compilers.submit(compiling, compiler_options=options)
             _compiling.add(self._compiled)
@@ -57,12 +60,11 @@ def wait_for_compilers() -> None:
     wait(list(_compiling))
 
 
-def compiler_options(jaxpr: Any) -> dict[str, Any]:
+def compiler_options(work: int) -> dict[str, Any]:
     """Less effort of the compiler for small programs, where compiling is the cost.
 
     Its optimised loops only pay once arrays are large.
     """
-    work = work_of(jaxpr)
     if jax.default_backend() != "cpu" or work >= BRISK:
         return {}
     return {"xla_backend_optimization_level": 0 if work < QUICK else 1}

@@ -6,6 +6,7 @@ of this fails it says so, and the stochastic phase takes over.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from bbvi._types import Data, Key, Params
 from bbvi.guides.base import Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
-from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Search, noise
+from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
 from bbvi.programs import Programs
@@ -35,8 +36,10 @@ BEHIND = 50.0
 """Nats that a start may still gain at most."""
 APART = 3.0
 """Distance between two places, see `Guide.distance`."""
-FEWEST, ROUNDS = 4, 8
-"""Fewest searches behind an average, and most rounds of them."""
+SEARCHES, ROUNDS = 8, 8
+"""Searches in a round of those behind an average, and most rounds."""
+SIDE_BY_SIDE = 2
+"""Searches that run at once; one of those knows nothing of the other."""
 ERROR = 0.03
 """Monte-Carlo error, in standard deviations of q, that is good enough."""
 WORST = 0.05
@@ -91,23 +94,18 @@ class Deterministic:
     so_far: Params | None = None
     reached: list[Params | None] = field(default_factory=list)
 
-    def run(self, starts: list[Params], *, is_warm: bool) -> Landing | None:
-        """Fit from some starts; None where Newton steps do not get there.
-
-        Args:
-            starts: Parameters, as many as the program has searches.
-            is_warm: Whether they all are one and the same member.
-        """
+    def run(self, starts: list[Params]) -> Landing | None:
+        """Fit from some starts; None where Newton steps do not get there."""
         words = np.asarray(jax.random.key_data(self.key)).ravel()
         self._generator = np.random.default_rng(words.tolist())
         self._like = starts[0]
         try:
-            return self._landed(starts, is_warm=is_warm)
+            return self._landed(starts)
         except np.linalg.LinAlgError:  # a covariance that rounding made singular
             return None
 
-    def _landed(self, starts: list[Params], *, is_warm: bool) -> Landing | None:
-        explored = self._explore(starts, is_warm=is_warm)
+    def _landed(self, starts: list[Params]) -> Landing | None:
+        explored = self._explore(starts)
         if explored is None:
             return None
         search, places = explored
@@ -120,24 +118,23 @@ class Deterministic:
         status, params, error = settled
         return Landing(status, params, len(places), error)
 
-    def _explore(
-        self, starts: list[Params], *, is_warm: bool
-    ) -> tuple[Search, list[int]] | None:
+    def _explore(self, starts: list[Params]) -> tuple[Search, list[int]] | None:
         """Where starts end, and which of them are different places, the best first."""
-        count = len(starts)
         given = [self._gaussian(params) for params in starts]
         loc = np.stack([flat_of(at.loc) for at in given])
         scale = np.stack([np.linalg.cholesky(at.covariance()) for at in given])
-        points = np.repeat(self._noise(1), count, 0)
-        active = np.arange(count) < (1 if is_warm else count)
-        most, explored = MAX_ITERATIONS, (EXPLORED_TO, NEAR)
-        if not is_warm and self._num_followed < count:
-            first = self._call(loc, scale, points, active, 1, *explored)
-            self._note(first, active)
-            active[np.argsort(-first.elbo)[self._num_followed :]] = False
+        points = np.repeat(self._noise(1), len(starts), 0)
+        self.start_elbos = np.full(len(starts), np.nan)
+        self.reached = [None] * len(starts)
+        followed = np.arange(len(starts))
+        if self._num_followed < len(starts):
+            first = self._call(loc, scale, points, EXPLORED_TO, NEAR, limit=1)
+            self._note(first, followed)
+            followed = np.argsort(-first.elbo)[: self._num_followed]
+            loc, scale, points = loc[followed], scale[followed], points[followed]
         for _ in range(CALLS):
-            search = self._call(loc, scale, points, active, most, *explored)
-            self._note(search, active)
+            search = self._call(loc, scale, points, EXPLORED_TO, NEAR)
+            self._note(search, followed)
             loc, scale = search.loc, np.stack([_tril(root) for root in search.scale])
             if not np.isfinite(search.elbo).any() or self._limit():
                 break
@@ -145,7 +142,7 @@ class Deterministic:
             best = int(np.argmax(np.where(is_there, search.elbo, -np.inf)))
             goal = search.elbo[best] - CLOSE
             hope = np.clip(HOPE * search.promised, 0.0, BEHIND)
-            in_reach = active & (search.elbo + hope > goal)
+            in_reach = search.elbo + hope > goal
             places = self._places(search, in_reach, is_there, best)
             if is_there[places].all():
                 return search, [i for i in places if search.elbo[i] > goal]
@@ -156,23 +153,20 @@ class Deterministic:
     @property
     def _num_followed(self) -> int:
         """Starts that are followed: the more the less an iteration costs."""
-        _, num_points, _ = self._shape
-        most = MEMORY // (num_points * self.programs.size)
+        most = MEMORY // (self._shape[0] * self.programs.size)
         return max(1, most) if self.programs.explores else 1
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
-        """Searches, points of noise for each, and dimension."""
+    def _shape(self) -> tuple[int, int]:
+        """Points of noise behind a search, and dimension."""
         return self.programs.newton.shapes[2].shape
 
-    def _note(self, search: Search, active: Any) -> None:
+    def _note(self, search: Search, followed: Any) -> None:
         """Where the starts are now."""
-        before = np.nan if self.start_elbos is None else self.start_elbos
-        self.start_elbos = np.where(active, search.elbo, before)
-        self.reached = [
-            self._member(search, i) if np.isfinite(elbo) else None
-            for i, elbo in enumerate(search.elbo)
-        ]
+        self.start_elbos[followed] = search.elbo
+        for i, start in enumerate(followed):
+            is_finite = np.isfinite(search.elbo[i])
+            self.reached[start] = self._member(search, i) if is_finite else None
 
     def _places(
         self, search: Search, in_reach: Any, is_there: Any, best: int
@@ -201,15 +195,12 @@ class Deterministic:
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
         locs, covariances, most = [], [], 0.0
-        count, _, dim = self._shape
-        tolerance = LANDED_TO * dim
+        _, dim = self._shape
         mean, covariance = loc, scale @ scale.T
-        for _ in range(ROUNDS * max(1, FEWEST // count)):
+        for _ in range(ROUNDS):
             root = np.linalg.cholesky(covariance)
-            begun = np.repeat(mean[None], count, 0), np.repeat(root[None], count, 0)
-            active = np.ones(count, bool)
-            given = *begun, self._noise(count), active
-            search = self._call(*given, MAX_ITERATIONS, tolerance, 0.0)
+            begun = [np.repeat(x[None], SEARCHES, 0) for x in (mean, root)]
+            search = self._call(*begun, self._noise(SEARCHES), LANDED_TO * dim)
             status = self._limit()
             if not (search.promised <= EXPLORED_TO).all():
                 so_far = status, self._params(mean, covariance), np.inf
@@ -221,13 +212,16 @@ class Deterministic:
             most = max(most, float(search.promised.max()))
             noisy = _error(np.array(locs), np.array(covariances))
             error = float(np.hypot(noisy, np.sqrt(2 * most / dim)))
-            if status or (len(locs) >= FEWEST and error <= ERROR):
+            if status or error <= ERROR:
                 return status or Status.CONVERGED, params, error
         return None if error > WORST else (Status.CONVERGED, params, error)
 
+    def _is_late(self) -> bool:
+        return time.monotonic() > self.deadline
+
     def _limit(self) -> Status | None:
         """The limit that has been reached, if any."""
-        if time.monotonic() > self.deadline:
+        if self._is_late():
             return Status.MAX_SECONDS
         return None if self._left > 0 else Status.MAX_STEPS
 
@@ -241,20 +235,42 @@ class Deterministic:
         loc: Any,
         scale: Any,
         points: Any,
-        active: Any,
-        limit: int,
         tolerance: float,
-        near: float,
+        near: float | None = None,
+        *,
+        limit: int = MAX_ITERATIONS,
     ) -> Search:
-        """Run the program, and note the bounds of the best search."""
+        """Run some searches, and note the bounds of the best.
+
+        With ``near`` they are starts, and one that cannot reach the best before it, or
+        comes that near to it, stops.
+        """
         dtype = jax.tree.leaves(self._like)[0].dtype
-        given = [np.asarray(x, dtype) for x in (loc, scale, points)]
-        given += [active, np.int32(min(limit, max(self._left, 1)))]
-        given += [np.float32(tolerance), np.float32(near), self.data]
-        made = self.programs.newton(*given)
-        search: Search = jax.tree.map(
-            lambda x: np.asarray(x, np.float64), jax.device_get(made)
-        )
+        begun = [np.asarray(x, dtype) for x in (loc, scale, points)]
+        nats = np.float32(tolerance), np.float32(near or 0.0)
+        nowhere = np.zeros(loc.shape[1:], dtype)
+        best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
+
+        def run(*given: Any) -> Search:
+            most = 1 if self._is_late() else min(limit, max(self._left, 1))
+            made = self.programs.newton(*given, best, np.int32(most), *nats, self.data)
+            return jax.device_get(made)
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            for first in range(0, len(loc), SIDE_BY_SIDE):
+                now = [x[first : first + SIDE_BY_SIDE] for x in begun]
+                for search in pool.map(run, *now):
+                    made.append(search)
+                    is_there = near is not None and search.promised <= tolerance
+                    if is_there and search.elbo > best.elbo:
+                        sd = np.linalg.norm(search.scale, axis=1)
+                        best = Best(search.loc, sd, search.elbo)
+        found = jax.tree.map(lambda *x: np.stack(x).astype(np.float64), *made)
+        self._report(found)
+        return found
+
+    def _report(self, search: Search) -> None:
+        """The bounds that the best of some searches came through."""
         best = int(np.argmax(search.elbo))
         if np.isfinite(search.elbo[best]):
             self.so_far = self._member(search, best)
@@ -263,10 +279,9 @@ class Deterministic:
             if np.isfinite(bound):
                 number = self.before + len(self.elbos)
                 self.limits.progress.update(number, float(bound), 1.0)
-        return search
 
     def _noise(self, count: int) -> NDArray[Any]:
-        return noise(self._generator, count, *self._shape[1:])
+        return noise(self._generator, count, *self._shape)
 
     def _gaussian(self, params: Params) -> Gaussian:
         return self.plan.guide.gaussian(self.plan.analysis, self.plan.drawn, params)

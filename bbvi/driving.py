@@ -106,7 +106,7 @@ class Driver:
         """Fit by Newton steps on common random numbers; None where that fails."""
         is_warm = self.start is not None
         if is_warm:
-            states = [self.start] * self.programs.newton.shapes[0].shape[0]
+            states = [self.start]
         else:
             states = self._separate(self.programs.starts(self.key, self.data))
         starts = [self._tree(state.params) for state in states]
@@ -114,7 +114,7 @@ class Driver:
         given = self.plan, self.programs, self.data, self.key, self.limits, deadline
         phase, params, status = Deterministic(*given, self.steps), None, None
         try:
-            landing = phase.run(starts, is_warm=is_warm)
+            landing = phase.run(starts)
         except KeyboardInterrupt:
             params, status = phase.so_far or starts[0], Status.INTERRUPTED
         else:

@@ -256,7 +256,7 @@ class _Building:
         chunk = Ahead(self.chunk_of(self.plan), *step)
         newton = None
         if self.lowers:
-            newton = newton_of(self.plan, self.full, params, self.num_starts)
+            newton = newton_of(self.plan, self.full, params)
         if newton:
             newton.begin()
         elif self.explores or not landed:  # a fit that goes on from another lands so

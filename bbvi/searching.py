@@ -14,7 +14,7 @@ from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
 from bbvi.guides import FullRank, MeanField
 from bbvi.guides.base import continuous_of, dimension
-from bbvi.optimize.newton import make_newton
+from bbvi.optimize.newton import Best, make_newton
 from bbvi.planning import Plan
 
 MAX_DIM = 300
@@ -23,11 +23,13 @@ FEWEST, EACH, MOST = 64, 4, 512
 """Fewest points of noise behind a Newton step, in all and for each dimension; most."""
 MEMORY = 2**23
 """Numbers that draws, or points of noise, may hold at once."""
+PASSES = 8
+"""Passes of its loop that count as a call, of about 20 times as many in a fit."""
 CHEAP = 2**16
 """Numbers that all points together may need without being felt."""
 
 
-def newton_of(plan: Plan, full: Plan, like: Params, num_starts: int) -> Ahead | None:
+def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     """The program of the deterministic phase; None where there can be none.
 
     It needs a full-rank or a factorised Gaussian over sites whose log joint is
@@ -37,7 +39,6 @@ def newton_of(plan: Plan, full: Plan, like: Params, num_starts: int) -> Ahead | 
         plan: Of the fit.
         full: The same over whole plates.
         like: Shapes of the parameters.
-        num_starts: Searches that it makes.
     """
     analysis, names, choices = plan.analysis, plan.drawn, plan.choices
     kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
@@ -63,11 +64,12 @@ def newton_of(plan: Plan, full: Plan, like: Params, num_starts: int) -> Ahead | 
         is_diagonal=isinstance(plan.guide, MeanField),
         batch=max(1, MEMORY // full.num_elements),
     )
-    shapes = (num_starts, dim), (num_starts, dim, dim), (num_starts, number, dim)
-    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    active = jax.ShapeDtypeStruct((num_starts,), bool)
+    root = jax.ShapeDtypeStruct((dim, dim), dtype)
+    points = jax.ShapeDtypeStruct((number, dim), dtype)
+    best = Best(vector, vector, jax.ShapeDtypeStruct((), dtype))
     limit, nats = np.int32(0), np.float32(0)
-    return Ahead(newton, *arrays, active, limit, nats, nats, data)
+    given = vector, root, points, best, limit, nats, nats, data
+    return Ahead(newton, *given, times=PASSES)
 
 
 def _num_points(full: Plan, dim: int, jaxpr: Any) -> int:

@@ -1,9 +1,9 @@
 r"""The deterministic phase: Gaussians fitted by Newton steps on common random numbers.
 
-Searches run one after the other, each with points of noise of its own that stay the
-same from step to step, so that its bound is a function that can be climbed and has an
-exact top. `make_newton` builds the program; where searches begin, and what becomes of
-them, is the host's business.
+A search has points of noise of its own that stay the same from step to step, so that
+its bound is a function that can be climbed and has an exact top. `make_newton` builds
+the program of one; where searches begin, and what becomes of them, is the host's
+business.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,22 @@ STUCK = 1e4
 """Damping, next to the largest curvature, at which a search is given up."""
 
 
+class Best(NamedTuple):
+    """The best search that has arrived before, with which others are compared.
+
+    Attributes:
+        loc: Mean of q, `(dim,)`.
+        sd: Its standard deviations, `(dim,)`.
+        elbo: Its bound; ``-inf`` where there is none yet.
+    """
+
+    loc: Array
+    sd: Array
+    elbo: Array
+
+
 class Search(NamedTuple):
-    """Searches, `(n, ...)` each.
+    """Where a search is.
 
     Attributes:
         loc: Mean of q, `(dim,)`.
@@ -63,7 +77,7 @@ class Search(NamedTuple):
     damping: Array
 
 
-Newton = Callable[[Array, Array, Array, Array, Any, Any, Any, Data], Search]
+Newton = Callable[[Array, Array, Array, Best, Any, Any, Any, Data], Search]
 
 
 def make_newton(
@@ -105,13 +119,13 @@ def make_newton(
         batch: Points whose gradients are held at once.
 
     Returns:
-        ``newton(loc, scale, noise, active, limit, tolerance, near, data) -> Search``:
-        from means `(n, dim)`, triangular roots `(n, dim, dim)` and noise
-        `(n, M, dim)`; searches that are not active stay, the others go on until a step
-        promises less than the tolerance, in nats, or for ``limit`` iterations, or they
-        cannot reach the best before them, or come to its place: within a standard
-        deviation in every coordinate, and ``near`` nats. Pure, to be jitted.
-        Cost: M gradients and an eigenvalue decomposition an iteration and search.
+        ``newton(loc, scale, noise, best, limit, tolerance, near, data) -> Search``:
+        from a mean `(dim,)`, a triangular root `(dim, dim)` and noise `(M, dim)` on
+        until a step promises less than the tolerance, in nats, or for ``limit``
+        iterations, or until the search cannot reach the best before it, or has come to
+        its place: within a standard deviation in every coordinate, and ``near`` nats.
+        Pure, to be jitted. Cost: M gradients and an eigenvalue decomposition an
+        iteration.
 
     References:
         Giordano, Ingram and Broderick (2024), Black box variational inference with a
@@ -126,7 +140,7 @@ def make_newton(
         loc: Array,
         scale: Array,
         noise: Array,
-        active: Array,
+        best: Best,
         limit: Any,
         tolerance: Any,
         near: Any,
@@ -140,31 +154,21 @@ def make_newton(
                 return jax.vmap(one)(points)
             return jax.lax.map(one, points, batch_size=batch)
 
-        def one(best: Search, given: tuple[Array, ...]) -> tuple[Search, Search]:
-            loc, scale, noise, active = given
-            spread = jnp.sqrt(jnp.sum(best.scale**2, -1))
+        def goes_on(search: Search) -> Array:
+            is_lost = ~jnp.isfinite(search.elbo) & (search.count >= SHRINKS)
+            is_behind = search.elbo + HOPE * search.promised < best.elbo - CLOSE
+            is_there = jnp.all(jnp.abs(search.loc - best.loc) < best.sd)
+            comes_back = is_there & (jnp.abs(search.elbo - best.elbo) < near)
+            is_done = comes_back | (search.promised <= tolerance)
+            is_done |= is_lost | is_behind | is_stuck(search)
+            return ~is_done & (search.count < limit)
 
-            def goes_on(search: Search) -> Array:
-                is_lost = ~jnp.isfinite(search.elbo) & (search.count >= SHRINKS)
-                is_behind = search.elbo + HOPE * search.promised < best.elbo - CLOSE
-                is_there = jnp.all(jnp.abs(search.loc - best.loc) < spread)
-                comes_back = is_there & (jnp.abs(search.elbo - best.elbo) < near)
-                is_done = comes_back | (search.promised <= tolerance)
-                is_done |= is_lost | is_behind | is_stuck(search)
-                return active & ~is_done & (search.count < limit)
+        def step(search: Search) -> Search:
+            moved = _moved(search, is_diagonal=is_diagonal)
+            tried = _evaluated(slopes, moved, noise, is_diagonal=is_diagonal)
+            return _chosen(search, tried, hoped=moved.promised)
 
-            def step(search: Search) -> Search:
-                moved = _moved(search, is_diagonal=is_diagonal)
-                tried = _evaluated(slopes, moved, noise, is_diagonal=is_diagonal)
-                return _chosen(search, tried, hoped=moved.promised)
-
-            search = jax.lax.while_loop(goes_on, step, _begun(loc, scale))
-            is_best = (search.promised <= tolerance) & (search.elbo > best.elbo)
-            best = jax.tree.map(lambda x, y: jnp.where(is_best, x, y), search, best)
-            return best, search
-
-        nowhere = _begun(loc[0], scale[0])._replace(scale=jnp.zeros_like(scale[0]))
-        return jax.lax.scan(one, nowhere, (loc, scale, noise, active))[1]
+        return jax.lax.while_loop(goes_on, step, _begun(loc, scale))
 
     return newton
 
