@@ -85,7 +85,7 @@ class Driver:
     num_followed: int = 0
     moved: Any = False
     is_near: bool = False
-    start: State | None = None
+    start: Any = None
     path: tuple[str, ...] = ()
     reached: list[Params | None] = field(default_factory=list)
 
@@ -105,11 +105,8 @@ class Driver:
     def _land(self) -> tuple[Params | None, Status]:
         """Fit by Newton steps on common random numbers; None where that fails."""
         is_warm = self.start is not None
-        if is_warm:
-            states = [self.start]
-        else:
-            states = self._separate(self.programs.starts(self.key, self.data))
-        starts = [self._tree(state.params) for state in states]
+        vectors = [self.start] if is_warm else self._starts()
+        starts = [self._tree(vector) for vector in vectors]
         deadline = self.begun + self.limits.max_seconds
         given = self.plan, self.programs, self.data, self.key, self.limits, deadline
         phase, params, status = Deterministic(*given, self.steps), None, None
@@ -151,42 +148,40 @@ class Driver:
     def _start(self) -> State:
         """The best of several starts, or the one that is given."""
         if self.start is not None:
-            self._last = self.start
-            return self.start
+            self._last = self._begun(self.start)
+            return self._last
         explores = self.programs.explores
-        each, elbos = self._explore() if explores else self._screen()
-        self.start_elbos = elbos
+        if explores:
+            states, elbos = self._explore()
+        else:
+            screened = self.programs.screen(self.key, self.data)
+            vectors, elbos = jax.device_get(screened)
+        self.start_elbos = np.asarray(elbos, np.float64)
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
-            state = self._screen()[0][0]
-            raise ValueError(no_start(self.plan, self._first_bad(state)))
+            raise ValueError(no_start(self.plan, self._first_bad(self._starts()[0])))
         best, *others = np.argsort(elbos)[::-1]
         if explores:
-            self.rivals = [each[i] for i in others if elbos[i] > elbos[best] - BEHIND]
-        self._last = each[best]
+            self.rivals = [states[i] for i in others if elbos[i] > elbos[best] - BEHIND]
+        self._last = states[best] if explores else self._begun(vectors[best])
         return self._last
 
-    def _screen(self) -> tuple[list[State], Any]:
-        """Every start and its bound."""
-        states, elbos = self.programs.screen(self.key, self.data)
-        each = self._separate(states)
-        return each, np.asarray(elbos, np.float64)
+    def _starts(self) -> Any:
+        return jax.device_get(self.programs.starts(self.key, self.data))
 
-    def _separate(self, states: State) -> list[State]:
-        states = jax.device_get(states)
-        count = len(states.params)
-        return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
+    def _begun(self, vector: Any) -> State:
+        return jax.device_get(self.programs.begin(vector, self.data))
 
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
-        states = self._separate(self.programs.starts(self.key, self.data))
-        fresh, elbos = states[0], np.full(len(states), -np.inf)
+        states = [self._begun(vector) for vector in self._starts()]
+        elbos = np.full(len(states), -np.inf)
         for i, start in enumerate(states):
             states[i], elbos[i] = self._advanced(start, i)
         for i, params in enumerate(self.reached):
             bound = self.start_elbos[i]
             if params is not None and not bound < elbos[i] + FAR:
-                start = fresh._replace(params=flat(params))
+                start = self._begun(flat(params))
                 states[i], elbos[i] = self._advanced(start, len(states) + i)
         return states, elbos
 
@@ -274,7 +269,7 @@ class Driver:
                 self.rate *= 0.5
                 self.plateaus.reset()
                 if failures == MAX_FAILURES:
-                    name = self._first_bad(state) or "unknown"
+                    name = self._first_bad(state.params) or "unknown"
                     self.note = f"the first that was not finite is {name!r}"
                     return state, Status.NOT_FINITE
             if self._is_late():
@@ -389,8 +384,8 @@ class Driver:
             live=Live(self.plan, self.programs, self.data),
         )
 
-    def _first_bad(self, state: State) -> str:
-        """What is not finite near a state: a term, or a gradient; empty if nothing."""
-        probed = self.programs.probe(self._tree(state.params), self.key, self.data)
+    def _first_bad(self, vector: Any) -> str:
+        """What is not finite there: a term, or a gradient; empty if nothing."""
+        probed = self.programs.probe(self._tree(vector), self.key, self.data)
         terms, gradient = jax.device_get(probed)
         return first_name(terms) or first_name(gradient) or ""

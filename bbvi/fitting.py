@@ -23,6 +23,7 @@ from bbvi.planning import Plan, PlanError, make_plan, plan
 from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit
 from bbvi.verdict import Level, Status
+from bbvi.watching import flat
 
 CHUNK = 100
 """Steps between two looks of the host."""
@@ -184,7 +185,7 @@ def _richer_driver(
     kept = {n: x for n, x in found.params.items() if n in zeros}
     params = guide.start_from(analysis, names, {**zeros, **kept}, at)
     params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
-    return replace(after, start=jax.device_get(programs.begin(params, driver.data)))
+    return replace(after, start=flat(params))
 
 
 def default_programs(made: Plan) -> Programs:

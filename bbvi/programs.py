@@ -70,9 +70,9 @@ class Programs:
 
     Attributes:
         explores: Whether steps are so cheap that every start runs some of them.
-        screen: ``(key, data) -> (state, elbo)`` of every start.
-        starts: ``(key, data) -> state`` of every start, without a bound.
-        begin: ``(params, data) -> state`` of a fit that starts at given parameters.
+        screen: ``(key, data) -> (vectors, elbo)`` of every start.
+        starts: ``(key, data) -> vectors``, the parameters of every start.
+        begin: ``(vector, data) -> state`` of a fit at its first step.
         chunk: See `bbvi.optimize.loop.make_chunk`.
         landed: The same with `Plan.landed`; None where the plan has none.
         like: Shapes of the parameters, which a state holds as one vector.
@@ -88,9 +88,9 @@ class Programs:
     """
 
     explores: bool
-    screen: Callable[[Key, Data], tuple[State, Array]]
-    starts: Callable[[Key, Data], State]
-    begin: Callable[[Params, Data], State]
+    screen: Callable[[Key, Data], tuple[Array, Array]]
+    starts: Callable[[Key, Data], Array]
+    begin: Ahead
     chunk: Chunk
     landed: Ahead | None
     like: Params
@@ -250,7 +250,8 @@ class _Building:
         """All, those that are needed begun: the longest compilation first."""
         key, data = _key_shape(), self.plan.analysis.arguments.shapes
         params, landed = self.like, self.plan.landed
-        state = jax.eval_shape(self.begin, params, data)
+        vector = jax.eval_shape(ravel, params)
+        state = jax.eval_shape(self.begin, vector, data)
         count, rate = np.uint32(0), np.float32(0)
         step, draw = (state, key, count, rate, data), (params, key, count, data)
         chunk = Ahead(self.chunk_of(self.plan), *step)
@@ -261,7 +262,9 @@ class _Building:
             newton.begin()
         elif self.explores or not landed:  # a fit that goes on from another lands so
             chunk.begin()
-        starts = Ahead(self.starts, key, data)
+        starts, begin = Ahead(self.starts, key, data), Ahead(self.begin, vector, data)
+        if not newton:
+            begin.begin()
         sample = Ahead(partial(self.draws, values=True), *draw)
         if self.explores or (newton and self.num_starts > 1):
             starts.begin()
@@ -271,7 +274,7 @@ class _Building:
             explores=self.explores,
             screen=Ahead(self.screen, key, data),
             starts=starts,
-            begin=self.begin,
+            begin=begin,
             chunk=chunk,
             landed=Ahead(self.chunk_of(landed), *step) if landed else None,
             like=params,
@@ -294,33 +297,33 @@ class _Building:
             self.like,
         )
 
-    def begin(self, params: Params, data: Data) -> State:
+    def begin(self, vector: Array, data: Data) -> State:
         """The state of a fit at its first step."""
         costs = {}
         if self.decays:
+            params = unravel(vector, self.like)
             _, info = jax.eval_shape(self.objective, params, _key_shape(), data)
             costs = {n: jnp.zeros_like(info.costs[n]) for n in self.decays}
-        vector = ravel(params)
         return State(vector, self.optimizer.init(vector), costs)
 
-    def starts(self, key: Key, data: Data) -> State:
-        """Every start."""
+    def starts(self, key: Key, data: Data) -> Array:
+        """Parameters of every start."""
 
-        def start(key: Key) -> State:
-            return self.begin(_initial(self.plan, key, data), data)
+        def start(key: Key) -> Array:
+            return ravel(_initial(self.plan, key, data))
 
         return jax.vmap(start)(numbered(key, STARTS, self.num_starts))
 
-    def screen(self, key: Key, data: Data) -> tuple[State, Array]:
-        """Every start and its bound."""
+    def screen(self, key: Key, data: Data) -> tuple[Array, Array]:
+        """Parameters and bound of every start."""
 
-        def bound(state: State) -> Array:
-            params = unravel(state.params, self.like)
+        def bound(vector: Array) -> Array:
+            params = unravel(vector, self.like)
             of_bound = jax.random.fold_in(key, SCREEN_STREAM)
             return self.objective(params, of_bound, data)[1].elbo
 
-        states = self.starts(key, data)
-        return states, jax.lax.map(bound, states)
+        vectors = self.starts(key, data)
+        return vectors, jax.lax.map(bound, vectors)
 
     def draws(
         self, params: Params, key: Key, first: Any, data: Data, *, values: bool

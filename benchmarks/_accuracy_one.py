@@ -7,6 +7,7 @@ root mean squares over all parameters.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,15 +51,13 @@ def bbvi(posterior: Posterior, seed: int, guide: str | None = None) -> dict[str,
     )
     level = fit.verdict.level
     reweighted = level is library.Level.REWEIGHT
-    plain = errors(posterior, fit.draws(NUM_DRAWS))
-    wanted = (
-        errors(posterior, fit.draws(NUM_DRAWS, reweighted=True))
-        if reweighted
-        else plain
-    )
+    wanted = errors(posterior, fit.draws(NUM_DRAWS, reweighted=reweighted))
+    start = time.perf_counter()
+    plain = errors(posterior, fit.draws(NUM_DRAWS)) if reweighted else wanted
     return {
         "errors": wanted,
         "plain": plain,
+        "aside": time.perf_counter() - start,
         "status": fit.status.name,
         "khat": float(fit.khat),
         "verdict": level.name,

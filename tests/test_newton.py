@@ -263,7 +263,7 @@ def test_three_seeds_agree_within_the_error_that_is_stated():
         assert "Newton steps" in fit.history.note
     stated = max(float(f.history.note.split("error ")[1].split()[0]) for f in fits)
     sds = fits[0].plan.guide.units(fits[0].params)["_joint.loc"]
-    assert 0 < stated <= 0.03
+    assert 0 < stated <= 0.05
     assert np.all(np.ptp(found, 0) / sds < 4 * np.sqrt(2) * max(stated, 0.002))
 
 
@@ -337,6 +337,35 @@ def test_of_larger_models_only_the_best_start_is_followed(monkeypatch):
     assert alone.elbo.value == pytest.approx(every.elbo.value, abs=0.01)
     assert np.isfinite(lower).all()
     assert np.mean(lower) < np.mean(every.history.start_elbos) - 1  # after one look
+
+
+class Lazy:
+    """A pool whose searches run when they are asked for, one after the other."""
+
+    def __init__(self, count):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    map = staticmethod(map)
+
+
+def test_of_two_searches_side_by_side_neither_knows_the_other(monkeypatch):
+    """Else a fit would depend on which is quicker."""
+    data = {"y": jnp.array([0, 1, 4])}
+    fits = [bbvi.fit(counts, data, **QUIET)]
+    monkeypatch.setattr("bbvi.deterministic.ThreadPoolExecutor", Lazy)
+    fits.append(bbvi.fit(counts, data, **QUIET))
+    monkeypatch.setattr("bbvi.deterministic.SIDE_BY_SIDE", 1)
+    alone = bbvi.fit(counts, data, **QUIET)
+    one, other = (fit.history for fit in fits)
+    np.testing.assert_array_equal(one.elbo, other.elbo)
+    np.testing.assert_array_equal(one.start_elbos, other.start_elbos)
+    assert not np.array_equal(one.start_elbos, alone.history.start_elbos)
 
 
 @pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])

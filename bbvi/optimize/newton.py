@@ -254,20 +254,22 @@ def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
     is_lost = ~jnp.isfinite(search.elbo)
     rounding = 4 * jnp.finfo(tried.elbo.dtype).eps * jnp.abs(tried.elbo)
     gains = jnp.isfinite(tried.elbo) & (tried.elbo >= search.elbo - rounding)
-    shrinking = jnp.where(is_lost, np.log(0.1), 0.0)
-    narrower = search._replace(
-        scale=jnp.exp(shrinking) * search.scale,
-        volume=search.volume + len(search.loc) * shrinking,
-    )
-    after = jax.tree.map(lambda x, y: jnp.where(gains, x, y), tried, narrower)
+
+    def stay() -> Search:
+        shrinking = jnp.where(is_lost, np.log(0.1), 0.0)
+        return search._replace(
+            scale=jnp.exp(shrinking) * search.scale,
+            volume=search.volume + len(search.loc) * shrinking,
+        )
+
+    after = jax.lax.cond(gains, lambda: tried, stay)
     is_good = tried.elbo - search.elbo > 0.5 * hoped
     kept = jnp.where(is_good, 0.2, 1.0) * search.damping
     damping = jnp.where(gains, kept, 5.0 * search.damping + 1e-2)
-    is_here = jnp.arange(MAX_ITERATIONS) == search.count
     return after._replace(
         damping=jnp.where(is_lost, search.damping, damping),
         count=search.count + 1,
-        elbos=jnp.where(is_here, after.elbo, search.elbos),
+        elbos=search.elbos.at[search.count].set(after.elbo),
     )
 
 
