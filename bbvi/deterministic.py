@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._types import Data, Key, Params
+from bbvi.guides import Funnel
 from bbvi.guides.base import Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
 from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
 from bbvi.programs import Programs
-from bbvi.searching import MEMORY
 from bbvi.verdict import Status
 
 EXPLORED_TO = 1e-2
@@ -30,6 +30,8 @@ NEAR = 1.0
 """Nats from one that has arrived at which those beside it need not do so, too."""
 LANDED_TO = 1e-5
 """The same of a search that starts there, with noise of its own, for each dimension."""
+FOLLOWED = 2**22
+"""Numbers that the points of all starts that are followed may need."""
 CALLS = 3
 """Calls in which every start that matters must arrive."""
 BEHIND = 50.0
@@ -110,7 +112,7 @@ class Deterministic:
         best, status = places[0], self._limit()
         if status:
             return Landing(status, self._member(search, best), len(places), np.inf)
-        settled = self._settle(search.loc[best], search.scale[best])
+        settled = self._settle(search.loc[best], search.scale[best], search.bend[best])
         if settled is None:
             return None
         status, params, error = settled
@@ -118,22 +120,20 @@ class Deterministic:
 
     def _explore(self, starts: list[Params]) -> tuple[Search, list[int]] | None:
         """Where starts end, and which of them are different places, the best first."""
-        given = [self._gaussian(params) for params in starts]
-        loc = np.stack([flat_of(at.loc) for at in given])
-        scale = np.stack([np.linalg.cholesky(at.covariance()) for at in given])
-        points = np.repeat(self._noise(1), len(starts), 0)
+        at, points = self._parts(starts), np.repeat(self._noise(1), len(starts), 0)
         self.start_elbos = np.full(len(starts), np.nan)
         self.reached = [None] * len(starts)
         followed = np.arange(len(starts))
         if self._num_followed < len(starts):
-            first = self._call(loc, scale, points, EXPLORED_TO, NEAR, limit=1)
+            first = self._call(*at, points, EXPLORED_TO, NEAR, limit=1)
             self._note(first, followed)
             followed = np.argsort(-first.elbo)[: self._num_followed]
-            loc, scale, points = loc[followed], scale[followed], points[followed]
+            at, points = [x[followed] for x in at], points[followed]
         for _ in range(CALLS):
-            search = self._call(loc, scale, points, EXPLORED_TO, NEAR)
+            search = self._call(*at, points, EXPLORED_TO, NEAR)
             self._note(search, followed)
-            loc, scale = search.loc, np.stack([_tril(root) for root in search.scale])
+            roots = np.stack([_tril(root) for root in search.scale])
+            at = [search.loc, roots, search.bend]
             if not np.isfinite(search.elbo).any() or self._limit():
                 break
             is_there = search.promised <= EXPLORED_TO
@@ -151,13 +151,13 @@ class Deterministic:
     @property
     def _num_followed(self) -> int:
         """Starts that are followed: the more the less an iteration costs."""
-        most = MEMORY // (self._shape[0] * self.programs.size)
+        most = FOLLOWED // (self._shape[0] * self.programs.size)
         return max(1, most) if self.programs.explores else 1
 
     @property
     def _shape(self) -> tuple[int, int]:
         """Points of noise behind a search, and dimension."""
-        return self.programs.newton.shapes[2].shape
+        return self.programs.newton.shapes[3].shape
 
     def _note(self, search: Search, followed: Any) -> None:
         """Where the starts are now."""
@@ -189,30 +189,36 @@ class Deterministic:
         return places
 
     def _settle(
-        self, loc: NDArray[Any], scale: NDArray[Any]
+        self, loc: NDArray[Any], scale: NDArray[Any], bend: NDArray[Any]
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
-        locs, covariances, most = [], [], 0.0
-        _, dim = self._shape
-        mean, covariance = loc, scale @ scale.T
+        found, most, dim = [], 0.0, len(loc)
+        mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
-            root = np.linalg.cholesky(covariance)
-            begun = [np.repeat(x[None], SEARCHES, 0) for x in (mean, root)]
+            at = mean[0], np.linalg.cholesky(mean[1]), mean[2]
+            begun = [np.repeat(x[None], SEARCHES, 0) for x in at]
             search = self._call(*begun, self._noise(SEARCHES), LANDED_TO * dim)
             status = self._limit()
             if not (search.promised <= EXPLORED_TO).all():
-                so_far = status, self._params(mean, covariance), np.inf
-                return so_far if status else None
-            locs += [*search.loc]
-            covariances += [root @ root.T for root in search.scale]
-            mean, covariance = np.mean(locs, 0), np.mean(covariances, 0)
-            params = self._params(mean, covariance)
+                return (status, self._params(*mean), np.inf) if status else None
+            covariances = search.scale @ np.swapaxes(search.scale, 1, 2)
+            found += zip(search.loc, covariances, search.bend, strict=True)
+            each = [np.stack(x) for x in zip(*found, strict=True)]
+            mean = tuple(np.mean(x, 0) for x in each)
             most = max(most, float(search.promised.max()))
-            noisy = _error(np.array(locs), np.array(covariances))
+            noisy = _error(*each, self._bending)
             error = float(np.hypot(noisy, np.sqrt(2 * most / dim)))
             if status or error <= ERROR:
-                return status or Status.CONVERGED, params, error
+                return status or Status.CONVERGED, self._params(*mean), error
         return None
+
+    @property
+    def _bending(self) -> NDArray[Any]:
+        """Places of the elements with which the scales of others move."""
+        guide = self.plan.guide
+        if not isinstance(guide, Funnel):
+            return np.zeros(0, int)
+        return guide.bending(self.plan.analysis, self.plan.drawn)
 
     def _is_late(self) -> bool:
         return time.monotonic() > self.deadline
@@ -232,6 +238,7 @@ class Deterministic:
         self,
         loc: Any,
         scale: Any,
+        bend: Any,
         points: Any,
         tolerance: float,
         near: float | None = None,
@@ -244,7 +251,7 @@ class Deterministic:
         comes that near to it, stops.
         """
         dtype = jax.tree.leaves(self._like)[0].dtype
-        begun = [np.asarray(x, dtype) for x in (loc, scale, points)]
+        begun = [np.asarray(x, dtype) for x in (loc, scale, bend, points)]
         nats = np.float32(tolerance), np.float32(near or 0.0)
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
@@ -281,21 +288,31 @@ class Deterministic:
     def _noise(self, count: int) -> NDArray[Any]:
         return noise(self._generator, count, *self._shape)
 
-    def _gaussian(self, params: Params) -> Gaussian:
-        return self.plan.guide.gaussian(self.plan.analysis, self.plan.drawn, params)
+    def _parts(self, members: list[Params]) -> list[NDArray[Any]]:
+        """Means, roots of the covariance and bends of members."""
+        analysis, names = self.plan.analysis, self.plan.drawn
+        at = [self.plan.guide.base(analysis, names, params) for params in members]
+        locs = [flat_of(base.loc) for base in at]
+        roots = [np.linalg.cholesky(base.covariance()) for base in at]
+        straight = np.zeros((len(locs[0]), 0))
+        bends = [straight if base.bend is None else base.bend for base in at]
+        return [np.stack(x) for x in (locs, roots, bends)]
 
     def _member(self, search: Search, i: int) -> Params:
-        return self._params(search.loc[i], search.scale[i] @ search.scale[i].T)
+        root = search.scale[i]
+        return self._params(search.loc[i], root @ root.T, search.bend[i])
 
-    def _params(self, loc: NDArray[Any], covariance: NDArray[Any]) -> Params:
-        """The member of the family with these moments."""
+    def _params(
+        self, loc: NDArray[Any], covariance: NDArray[Any], bend: NDArray[Any]
+    ) -> Params:
+        """The member of the family with these parts."""
         guide, analysis, names = self.plan.guide, self.plan.analysis, self.plan.drawn
         sites = continuous_of(analysis, names)
-        sd = np.sqrt(np.diagonal(covariance))
         at = Gaussian(
             by_site(analysis, sites, loc),
-            by_site(analysis, sites, sd),
+            by_site(analysis, sites, np.sqrt(np.diagonal(covariance))),
             lambda: covariance,
+            bend,
         )
         made = guide.start_from(analysis, names, self._like, at)
         return {n: np.asarray(x, self._like[n].dtype) for n, x in made.items()}
@@ -310,11 +327,20 @@ def _tril(root: NDArray[Any]) -> NDArray[Any]:
     return (upper * np.sign(np.diagonal(upper))[:, None]).T
 
 
-def _error(locs: NDArray[Any], covariances: NDArray[Any]) -> float:
-    """Largest standard error of an average mean or deviation, in deviations."""
-    if len(locs) < 2:
-        return np.inf
+def _error(
+    locs: NDArray[Any],
+    covariances: NDArray[Any],
+    bends: NDArray[Any],
+    places: NDArray[Any],
+) -> float:
+    """Largest standard error of averages, in standard deviations.
+
+    Of means, of deviations, and of bends in the deviations at ``places`` which they
+    multiply.
+    """
     sds = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     typical = np.sqrt(np.mean(sds**2, 0))
     spread = np.maximum(np.std(locs, 0, ddof=1), np.std(sds, 0, ddof=1)) / typical
-    return float(np.max(spread)) / np.sqrt(len(locs))
+    bent = np.std(bends, 0, ddof=1) * typical[places]
+    largest = max(np.max(spread), np.max(bent, initial=0.0))
+    return float(largest) / np.sqrt(len(locs))

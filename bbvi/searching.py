@@ -12,7 +12,7 @@ from bbvi.analysis.primitives import equations
 from bbvi.compiling import Ahead
 from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
-from bbvi.guides import FullRank, MeanField
+from bbvi.guides import FullRank, Funnel, MeanField
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.newton import Best, make_newton
 from bbvi.planning import Plan
@@ -32,8 +32,9 @@ CHEAP = 2**16
 def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     """The program of the deterministic phase; None where there can be none.
 
-    It needs a full-rank or a factorised Gaussian over sites whose log joint is
-    differentiated and not random: no minibatches, and no parameters of the model's own.
+    It needs a full-rank or a factorised Gaussian, or a `Funnel`, over sites whose log
+    joint is differentiated and not random: no minibatches, and no parameters of the
+    model's own.
 
     Args:
         plan: Of the fit.
@@ -43,7 +44,8 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     analysis, names, choices = plan.analysis, plan.drawn, plan.choices
     kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
     others = analysis.parameters or analysis.subsampled
-    if not (kept and names and plan.guide.is_gaussian) or others:
+    is_funnel = isinstance(plan.guide, Funnel)
+    if not (kept and names and (plan.guide.is_gaussian or is_funnel)) or others:
         return None
     dim = _dim(plan)
     if FullRank().refusals(analysis, names) or dim > MAX_DIM:
@@ -59,16 +61,19 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     dtype = jnp.result_type(*jax.tree.leaves(like))
     vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
     number = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
+    bending = plan.guide.bending(analysis, names) if is_funnel else ()
     newton = make_newton(
         log_density,
         is_diagonal=isinstance(plan.guide, MeanField),
         batch=max(1, MEMORY // full.num_elements),
+        bending=bending,
     )
     root = jax.ShapeDtypeStruct((dim, dim), dtype)
+    bend = jax.ShapeDtypeStruct((dim, len(bending)), dtype)
     points = jax.ShapeDtypeStruct((number, dim), dtype)
     best = Best(vector, vector, jax.ShapeDtypeStruct((), dtype))
     limit, nats = np.int32(0), np.float32(0)
-    given = vector, root, points, best, limit, nats, nats, data
+    given = vector, root, bend, points, best, limit, nats, nats, data
     return Ahead(newton, *given, times=PASSES)
 
 

@@ -28,7 +28,7 @@ def quadratic():
     return precision, 50.0 * SCALES * rng.normal(size=4)
 
 
-def search(log_density, locs, points, *, is_diagonal=False, **options):
+def search(log_density, locs, points, *, is_diagonal=False, bending=(), **options):
     """Searches from some points with a narrow q, compared with the best before each."""
     locs = np.asarray(locs, np.float32)
     count, dim = locs.shape
@@ -37,13 +37,16 @@ def search(log_density, locs, points, *, is_diagonal=False, **options):
             lambda u, _: log_density(u),
             is_diagonal=is_diagonal,
             batch=options.get("batch", 1_000),
+            bending=bending,
         )
     )
+    bend = np.zeros((dim, len(bending)), "f")
     limit = options.get("limit", MAX_ITERATIONS)
     when = limit, np.float32(TOLERANCE), np.float32(options.get("near", 0.0))
     made, best = [], Best(np.zeros(dim, "f"), np.zeros(dim, "f"), np.float32(-np.inf))
     for loc, eps in zip(locs, points.astype("f"), strict=True):
-        made.append(newton(loc, 0.1 * np.eye(dim, dtype="f"), eps, best, *when, {}))
+        given = loc, 0.1 * np.eye(dim, dtype="f"), bend, eps, best
+        made.append(newton(*given, *when, {}))
         if made[-1].promised <= TOLERANCE and made[-1].elbo > best.elbo:
             sd = jnp.linalg.norm(made[-1].scale, axis=1)
             best = Best(made[-1].loc, sd, made[-1].elbo)
@@ -144,6 +147,44 @@ def test_a_cubic_is_exact_from_two_points():
     np.testing.assert_allclose(found.loc.item(), loc, atol=0.01)
     np.testing.assert_allclose(found.scale.item(), np.exp(log_scale), atol=0.01)
     assert loc > 0.1  # the mode is 0, and would be seen to be wrong
+
+
+def neal(u):
+    """The log of Neal's funnel: effects of standard deviation exp(u_0 / 2)."""
+    prior = dist.Normal(0.0, 1.5).log_prob(u[0])
+    return prior + dist.Normal(0.0, jnp.exp(u[0] / 2)).log_prob(u[1:]).sum()
+
+
+@pytest.mark.parametrize("number", [12, 128])
+def test_a_funnel_is_found_whatever_the_noise(number):
+    starts = [[1.0, 0.5, -0.3], [-2.0, 1.0, 1.0]]
+    found = search(neal, starts, points_of(2, number, 3), bending=(0,))
+    assert np.all(found.promised <= TOLERANCE)
+    np.testing.assert_allclose(found.elbo, 0.0, atol=1e-4)
+    np.testing.assert_allclose(found.loc, 0.0, atol=0.01)
+    np.testing.assert_allclose(found.bend[:, 1:, 0], 0.5, atol=0.01)
+    np.testing.assert_array_equal(found.bend[:, 0], 0.0)
+    exact = np.diag([1.5**2, 1.0, 1.0])
+    for root in found.scale:
+        np.testing.assert_allclose(root @ root.T, exact, atol=0.02)
+    straight = search(neal, starts, points_of(2, number, 3))
+    assert np.all(straight.elbo < -0.1)
+
+
+def test_the_step_of_the_bend_counts_in_what_is_promised():
+    """A search with the right mean and covariance is not there without its bend."""
+    newton = make_newton(
+        lambda u, _: neal(u), is_diagonal=False, batch=1_000, bending=(0,)
+    )
+    best = Best(np.zeros(3, "f"), np.zeros(3, "f"), np.float32(-np.inf))
+    root = np.diag([1.5, 1.0, 1.0]).astype("f")
+    bend, eps = np.zeros((3, 1), "f"), points_of(1, 4_096, 3)[0].astype("f")
+    bent = bend + np.array([[0.0], [0.5], [0.5]], "f")
+    when = 1, np.float32(TOLERANCE), np.float32(0.0), {}
+    loc, run = np.zeros(3, "f"), jax.jit(newton)
+    straight, exact = (run(loc, root, b, eps, best, *when) for b in (bend, bent))
+    assert exact.promised <= TOLERANCE
+    assert straight.promised >= straight.straightened > 0.05
 
 
 def test_an_answer_from_fewer_points_is_worse():
@@ -330,7 +371,7 @@ def test_a_bit_with_a_score_function_has_none():
 def test_of_larger_models_only_the_best_start_is_followed(monkeypatch):
     data = {"y": jnp.array([0, 1, 4])}
     every = bbvi.fit(counts, data, **QUIET)
-    monkeypatch.setattr("bbvi.deterministic.MEMORY", 1)
+    monkeypatch.setattr("bbvi.deterministic.FOLLOWED", 1)
     alone = bbvi.fit(counts, data, **QUIET)
     lower = np.sort(alone.history.start_elbos)[:-1]
     assert alone.status is bbvi.Status.CONVERGED

@@ -38,11 +38,14 @@ class Gaussian(NamedTuple):
             family has it.
         covariance: Makes the whole covariance, ``(d, d)``, sites in order one after
             the other.
+        bend: How log scales of all elements move with the deviations of some,
+            ``(d, k)``; see `Funnel`.
     """
 
     loc: dict[str, np.ndarray]
     scale: dict[str, np.ndarray]
     covariance: Callable[[], np.ndarray]
+    bend: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,15 @@ class Guide:
     ) -> Gaussian | None:
         """The unconstrained continuous sites as a Gaussian; None if they are not."""
         return None
+
+    def base(
+        self, analysis: Analysis, names: tuple[str, ...], params: Params
+    ) -> Gaussian | None:
+        """The Gaussian that q is, or, with a ``bend``, is a map of; None if neither.
+
+        Where there is one, `start_from` takes all of it. Arguments as of `gaussian`.
+        """
+        return self.gaussian(analysis, names, params) if self.is_gaussian else None
 
     def start_from(
         self,

@@ -165,10 +165,24 @@ class Funnel(FullRank):
         other: Gaussian,
     ) -> Params:
         started = super().start_from(analysis, names, params, other)
-        straight = {
-            n: np.zeros(np.shape(x)) for n, x in params.items() if n.startswith(BEND)
-        }
-        return {**started, **straight}
+        starts = _starts_of(params)
+        dim, first = np.size(params[LOC]), 0
+        straight = np.zeros((dim, sum(starts.values())))
+        bend = straight if other.bend is None else other.bend
+        for start, size in starts.items():
+            part = bend[_others(dim, starts), first : first + size]
+            started[f"{BEND}{start}"], first = part, first + size
+        return started
+
+    def base(
+        self, analysis: Analysis, names: tuple[str, ...], params: Params
+    ) -> Gaussian:
+        straight = super().gaussian(analysis, names, params)
+        return straight._replace(bend=_bend_of(params))
+
+    def bending(self, analysis: Analysis, names: tuple[str, ...]) -> np.ndarray:
+        """Places of the elements with which the others' scales move."""
+        return _places(self._starts(analysis, names))
 
 
 class FunnelNormal(dist.Distribution):
@@ -222,13 +236,28 @@ def _is_half_line(site: Site) -> bool:
 def _starts_of(params: Params) -> dict[int, int]:
     """As `Funnel._starts`, from the parameters."""
     bends = [name for name in params if name.startswith(BEND)]
-    return {int(n.removeprefix(BEND)): np.shape(params[n])[1] for n in bends}
+    starts = {int(n.removeprefix(BEND)): np.shape(params[n])[1] for n in bends}
+    return dict(sorted(starts.items()))
+
+
+def _places(starts: dict[int, int]) -> np.ndarray:
+    """Places of the elements of the sites."""
+    places = [np.arange(start, start + size) for start, size in starts.items()]
+    return np.concatenate(places)
 
 
 def _others(dim: int, starts: dict[int, int]) -> np.ndarray:
     """Places of the elements whose scales move."""
-    places = [np.arange(start, start + size) for start, size in starts.items()]
-    return np.setdiff1d(np.arange(dim), np.concatenate(places))
+    return np.setdiff1d(np.arange(dim), _places(starts))
+
+
+def _bend_of(params: Params) -> np.ndarray:
+    """B, `(dim, k)`, with rows of 0 for the elements of the sites."""
+    starts, dim = _starts_of(params), np.size(params[LOC])
+    parts = [np.asarray(params[f"{BEND}{start}"], np.float64) for start in starts]
+    bend = np.zeros((dim, sum(starts.values())))
+    bend[_others(dim, starts)] = np.concatenate(parts, 1)
+    return bend
 
 
 def _moments(params: Params) -> tuple[np.ndarray, np.ndarray]:
@@ -239,10 +268,9 @@ def _moments(params: Params) -> tuple[np.ndarray, np.ndarray]:
     $E[r_i r_j e^t] = (\Sigma_{ij} + c_i c_j) e^{\mathrm{Var}(t) / 2}$.
     """
     loc = np.asarray(params[LOC], np.float64)
-    root, starts = tril_of(params[TRIL], len(loc)), _starts_of(params)
-    bend, others = np.zeros_like(root), _others(len(loc), starts)
-    for start, size in starts.items():
-        bend[others, start : start + size] = params[f"{BEND}{start}"]
+    root = tril_of(params[TRIL], len(loc))
+    bend = np.zeros_like(root)
+    bend[:, _places(_starts_of(params))] = _bend_of(params)
     covariance = root @ root.T
     through = covariance @ bend.T  # of r_i with t_j
     between = bend @ through  # of t_i with t_j

@@ -6,7 +6,7 @@ the program of one; where searches begin, and what becomes of them, is the host'
 business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +51,7 @@ class Search(NamedTuple):
     Attributes:
         loc: Mean of q, `(dim,)`.
         scale: A root of its covariance, `(dim, dim)`.
+        bend: How log scales move with deviations, `(dim, k)`.
         volume: Log determinant of the root.
         elbo: The bound on the search's own noise; ``-inf`` before the first one.
         promised: Nats that a Newton step from here promises.
@@ -59,12 +60,15 @@ class Search(NamedTuple):
         slope: Gradient of the bound in units of q, `(dim,)`.
         curvature: Mean negative Hessian in units of q, its eigenvalues, `(dim,)`.
         axes: Its eigenvectors, `(dim, dim)`.
-        bends: Its diagonal, `(dim,)`.
+        diagonal: Of the same matrix, `(dim,)`.
+        lean: Step of the bend without damping, `(dim, k)`.
+        straightened: Nats that this promises.
         damping: Of the next step.
     """
 
     loc: Array
     scale: Array
+    bend: Array
     volume: Array
     elbo: Array
     promised: Array
@@ -73,11 +77,13 @@ class Search(NamedTuple):
     slope: Array
     curvature: Array
     axes: Array
-    bends: Array
+    diagonal: Array
+    lean: Array
+    straightened: Array
     damping: Array
 
 
-Newton = Callable[[Array, Array, Array, Best, Any, Any, Any, Data], Search]
+Newton = Callable[[Array, Array, Array, Array, Best, Any, Any, Any, Data], Search]
 
 
 def make_newton(
@@ -85,6 +91,7 @@ def make_newton(
     *,
     is_diagonal: bool,
     batch: int,
+    bending: Sequence[int] = (),
 ) -> Newton:
     r"""A program that climbs the bound of a Gaussian on common random numbers.
 
@@ -113,17 +120,36 @@ def make_newton(
     this noise; the nats that a step without damping promises,
     $\tfrac12 h^\top |K|^{-1} h + \tfrac14 \sum \log^2 w$, tell how far it is.
 
+    With ``bending`` elements $g$ the log scales of all others are linear in them, as in
+    `bbvi.guides.Funnel`: with $r_m = C \epsilon_m$, $t_m = B r_{m,g}$ and
+    $z_m = \mu + r_m \odot e^{t_m}$, a Gaussian is fitted to the density of $r$, so
+    $\nabla_r (\log p(z) + \sum_i t_i)$ is in the place of $g_m$. A shift of
+    $\delta$ of its mean is undone by $\mu_i \leftarrow \mu_i + e^{s_i} \delta_i$ with
+    $s = B \delta_g$, and rows $C_i \leftarrow e^{s_i} (C_i + \delta_i (B C_g)_i)$, to
+    first order in $\delta_i$. The mean of $t$ is 0, so the gradient in B is
+
+    $$G = \frac1M \sum_m (g_m \odot r_m \odot e^{t_m}) \, r_{m,g}^\top .$$
+
+    Where $\log p$ is a Gaussian with q's own precision $P$ the Hessian in B is
+    $-(I + P \odot \Sigma) \otimes \Sigma_{gg}$ with $\Sigma = C C^\top$, rows of $g$
+    left out, from moments of products of normal variables; so its step is
+
+    $$B \leftarrow B + \frac{1}{1 + \lambda} (I + P \odot \Sigma)^{-1} G
+      \Sigma_{gg}^{-1} .$$
+
     Args:
         log_density: Of a vector, given data.
         is_diagonal: Whether q is factorised.
         batch: Points whose gradients are held at once.
+        bending: Places of the elements with which the others' scales move.
 
     Returns:
-        ``newton(loc, scale, noise, best, limit, tolerance, near, data) -> Search``:
-        from a mean `(dim,)`, a triangular root `(dim, dim)` and noise `(M, dim)` on
-        until a step promises less than the tolerance, in nats, or for ``limit``
-        iterations, or until the search cannot reach the best before it, or has come to
-        its place: within a standard deviation in every coordinate, and ``near`` nats.
+        ``newton(loc, scale, bend, noise, best, limit, tolerance, near, data)``, which
+        returns a `Search`: from a mean `(dim,)`, a triangular root `(dim, dim)`, B
+        `(dim, k)`, whose rows of $g$ are 0, and noise `(M, dim)` on until a step
+        promises less than the tolerance, in nats, or for ``limit`` iterations, or until
+        the search cannot reach the best before it, or has come to its place: within a
+        standard deviation in every coordinate, and ``near`` nats.
         Pure, to be jitted. Cost: M gradients and an eigenvalue decomposition an
         iteration.
 
@@ -135,10 +161,12 @@ def make_newton(
         Stein's lemma for the reparameterization trick with exponential family
         mixtures, lemma 1.
     """
+    bent = np.asarray(bending, int)
 
     def newton(
         loc: Array,
         scale: Array,
+        bend: Array,
         noise: Array,
         best: Best,
         limit: Any,
@@ -164,11 +192,12 @@ def make_newton(
             return ~is_done & (search.count < limit)
 
         def step(search: Search) -> Search:
-            moved = _moved(search, is_diagonal=is_diagonal)
-            tried = _evaluated(slopes, moved, noise, is_diagonal=is_diagonal)
+            moved = _moved(search, bent, is_diagonal=is_diagonal)
+            seen = _seen(slopes, moved, noise, bent)
+            tried = _evaluated(moved, *seen, noise, bent, is_diagonal=is_diagonal)
             return _chosen(search, tried, hoped=moved.promised)
 
-        return jax.lax.while_loop(goes_on, step, _begun(loc, scale))
+        return jax.lax.while_loop(goes_on, step, _begun(loc, scale, bend))
 
     return newton
 
@@ -179,13 +208,14 @@ def is_stuck(search: Search) -> Array:
     return search.damping > STUCK * largest
 
 
-def _begun(loc: Array, scale: Array) -> Search:
+def _begun(loc: Array, scale: Array, bend: Array) -> Search:
     """A search before its first evaluation, which its first step makes on the spot."""
     none, one = jnp.zeros_like(loc), jnp.ones_like(loc)
     unknown = jnp.full((), jnp.inf, loc.dtype)
     return Search(
         loc=loc,
         scale=scale,
+        bend=bend,
         volume=jnp.sum(jnp.log(jnp.diagonal(scale))),
         elbo=-unknown,
         promised=unknown,
@@ -194,59 +224,107 @@ def _begun(loc: Array, scale: Array) -> Search:
         slope=none,
         curvature=one,
         axes=jnp.eye(len(loc), dtype=loc.dtype),
-        bends=one,
+        diagonal=one,
+        lean=jnp.zeros_like(bend),
+        straightened=jnp.zeros_like(unknown),
         damping=jnp.ones_like(unknown),
     )
 
 
-def _moved(search: Search, *, is_diagonal: bool) -> Search:
+def _moved(search: Search, bent: np.ndarray, *, is_diagonal: bool) -> Search:
     """The search after its next step, with what that, damped as it is, promises."""
     damping, axes = search.damping, search.axes
     strength = jnp.maximum(jnp.abs(search.curvature), FLOOR) + damping
     along = axes.T @ search.slope
     shift = axes @ (along / strength)
-    width = search.bends if is_diagonal else search.curvature
+    width = search.diagonal if is_diagonal else search.curvature
     width = jnp.clip(width, WIDEST**-2, NARROWEST**-2)
     logs = jnp.log((width + damping) / (1 + damping))
     factor = jnp.exp(-0.5 * logs)
     turned = search.scale if is_diagonal else search.scale @ axes
     root = turned * factor if is_diagonal else (turned * factor) @ axes.T
+    promised = jnp.sum(along**2 / strength) / 2 + jnp.sum(logs**2) / 4
+    step, volume = search.scale @ shift, search.volume - jnp.sum(logs) / 2
+    if bent.size:
+        grown = search.bend @ step[bent]
+        root += step[:, None] * (search.bend @ root[bent])
+        root *= jnp.exp(grown)[:, None]
+        step, volume = jnp.exp(grown) * step, volume + jnp.sum(grown)
     return search._replace(
-        loc=search.loc + search.scale @ shift,
+        loc=search.loc + step,
         scale=root,
-        volume=search.volume - jnp.sum(logs) / 2,
-        promised=jnp.sum(along**2 / strength) / 2 + jnp.sum(logs**2) / 4,
+        bend=search.bend + search.lean / (1 + damping),
+        volume=volume,
+        promised=promised + search.straightened / (1 + damping),
     )
 
 
-def _evaluated(
+def _seen(
     slopes: Callable[[Array], tuple[Array, Array]],
     search: Search,
     noise: Array,
+    bent: np.ndarray,
+) -> tuple[Array, Array, Array]:
+    """Log densities at the points of a search, and gradients in r and in B."""
+    off = noise @ search.scale.T
+    if not bent.size:
+        return *slopes(search.loc + off), search.bend
+    grown = jnp.exp(off[:, bent] @ search.bend.T)
+    values, gradients = slopes(search.loc + off * grown)
+    straight = gradients * grown
+    of_logs = straight * off
+    in_bend = (of_logs.T @ off[:, bent] / len(noise)).at[bent].set(0.0)
+    straight = straight.at[:, bent].add((of_logs + 1) @ search.bend)
+    return values, straight, in_bend
+
+
+def _evaluated(
+    search: Search,
+    values: Array,
+    gradients: Array,
+    in_bend: Array,
+    noise: Array,
+    bent: np.ndarray,
     *,
     is_diagonal: bool,
 ) -> Search:
-    """The search with what there is to know at its mean and root."""
-    values, gradients = slopes(search.loc + noise @ search.scale.T)
+    """The search with what there is to know at its mean, root and bend."""
     pulled = gradients @ search.scale
     slope, product = jnp.mean(pulled, 0), pulled.T @ noise / len(noise)
     negative = -0.5 * (product + product.T)
     is_finite = jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(negative))
     axes, curvature = jax.lax.linalg.eigh(jnp.where(is_finite, negative, 0.0))
-    bends = jnp.diagonal(negative)
+    diagonal = jnp.diagonal(negative)
     along = axes.T @ slope
-    width = jnp.maximum(bends if is_diagonal else curvature, FLOOR)
+    width = jnp.maximum(diagonal if is_diagonal else curvature, FLOOR)
     strength = jnp.maximum(jnp.abs(curvature), FLOOR)
     promised = jnp.sum(along**2 / strength) / 2 + jnp.sum(jnp.log(width) ** 2) / 4
     entropy = search.volume + 0.5 * len(slope) * np.log(2 * np.pi * np.e)
+    lean, straightened = search.lean, search.straightened
+    if bent.size:
+        lean = _leaned(search.scale, in_bend, bent)
+        straightened = jnp.sum(in_bend * lean) / 2
     return search._replace(
         elbo=jnp.where(is_finite, jnp.mean(values) + entropy, -jnp.inf),
-        promised=jnp.where(is_finite, promised, jnp.inf),
+        promised=jnp.where(is_finite, promised + straightened, jnp.inf),
         slope=slope,
         curvature=curvature,
         axes=axes,
-        bends=bends,
+        diagonal=diagonal,
+        lean=lean,
+        straightened=straightened,
     )
+
+
+def _leaned(scale: Array, in_bend: Array, bent: np.ndarray) -> Array:
+    """The step of B, given the gradient in it."""
+    covariance, inverse = scale @ scale.T, jnp.linalg.inv(scale)
+    moves = np.ones(len(scale))
+    moves[bent] = 0.0
+    products = np.outer(moves, moves) * (inverse.T @ inverse) * covariance
+    stiffness = jnp.eye(len(scale)) + products
+    among = covariance[np.ix_(bent, bent)]
+    return jnp.linalg.solve(stiffness, jnp.linalg.solve(among, in_bend.T).T)
 
 
 def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
