@@ -38,12 +38,14 @@ BEHIND = 50.0
 """Nats that a start may still gain at most."""
 APART = 3.0
 """Distance between two places, see `Guide.distance`."""
-SEARCHES, ROUNDS = 8, 8
+SEARCHES, ROUNDS = 8, 4
 """Searches in a round of those behind an average, and most rounds."""
 SIDE_BY_SIDE = 2
 """Searches that run at once; one of those knows nothing of the other."""
 ERROR = 0.05
-"""Monte-Carlo error, in standard deviations of q, beyond which the answer is none."""
+"""Monte-Carlo error, in standard deviations of q, that is good enough."""
+WORST = 0.1
+"""The same after the last round, beyond which the answer is none."""
 
 
 @dataclass
@@ -132,8 +134,7 @@ class Deterministic:
         for _ in range(CALLS):
             search = self._call(*at, points, EXPLORED_TO, NEAR)
             self._note(search, followed)
-            roots = np.stack([_tril(root) for root in search.scale])
-            at = [search.loc, roots, search.bend]
+            at = _onwards(search)
             if not np.isfinite(search.elbo).any() or self._limit():
                 break
             is_there = search.promised <= EXPLORED_TO
@@ -192,25 +193,27 @@ class Deterministic:
         self, loc: NDArray[Any], scale: NDArray[Any], bend: NDArray[Any]
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
-        found, most, dim = [], 0.0, len(loc)
+        found, promised, dim = [], [], len(loc)
         mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
             at = mean[0], np.linalg.cholesky(mean[1]), mean[2]
             begun = [np.repeat(x[None], SEARCHES, 0) for x in at]
             search = self._call(*begun, self._noise(SEARCHES), LANDED_TO * dim)
             status = self._limit()
-            if not (search.promised <= EXPLORED_TO).all():
+            if not (search.promised <= NEAR).all():
                 return (status, self._params(*mean), np.inf) if status else None
             covariances = search.scale @ np.swapaxes(search.scale, 1, 2)
             found += zip(search.loc, covariances, search.bend, strict=True)
             each = [np.stack(x) for x in zip(*found, strict=True)]
             mean = tuple(np.mean(x, 0) for x in each)
-            most = max(most, float(search.promised.max()))
-            noisy = _error(*each, self._bending)
-            error = float(np.hypot(noisy, np.sqrt(2 * most / dim)))
+            promised += [*search.promised]
+            to_go = np.sqrt(2 * np.mean(promised) / dim)
+            error = float(np.hypot(_error(*each, self._bending), to_go))
             if status or error <= ERROR:
-                return status or Status.CONVERGED, self._params(*mean), error
-        return None
+                break
+        if not status and error > WORST:
+            return None
+        return status or Status.CONVERGED, self._params(*mean), error
 
     @property
     def _bending(self) -> NDArray[Any]:
@@ -321,10 +324,12 @@ class Deterministic:
         return self.plan.guide.distance(params, other)
 
 
-def _tril(root: NDArray[Any]) -> NDArray[Any]:
-    """The lower triangular root of the same covariance, without making that."""
-    upper = np.linalg.qr(root.T)[1]
-    return (upper * np.sign(np.diagonal(upper))[:, None]).T
+def _onwards(search: Search) -> list[NDArray[Any]]:
+    """Where searches go on: with triangular roots of the same covariances."""
+    upper = np.stack([np.linalg.qr(root.T)[1] for root in search.scale])
+    signs = np.sign(np.diagonal(upper, axis1=1, axis2=2))
+    roots = np.swapaxes(upper * signs[..., None], 1, 2)
+    return [search.loc, roots, search.bend]
 
 
 def _error(

@@ -95,17 +95,17 @@ class Driver:
         params, status = None, Status.INTERRUPTED
         try:
             if self.programs.newton:
-                params, status = self._land()
+                is_cold = self.start is None
+                vectors = self._starts() if is_cold else [self.start]
+                params, status = self._land(vectors, is_first=is_cold)
             if params is None:
                 params, status = self._step()
         finally:
             self.limits.progress.close(str(status or Status.INTERRUPTED))
         return self._finish(params, status)
 
-    def _land(self) -> tuple[Params | None, Status]:
+    def _land(self, vectors: Any, *, is_first: bool) -> tuple[Params | None, Status]:
         """Fit by Newton steps on common random numbers; None where that fails."""
-        is_warm = self.start is not None
-        vectors = [self.start] if is_warm else self._starts()
         starts = [self._tree(vector) for vector in vectors]
         deadline = self.begun + self.limits.max_seconds
         given = self.plan, self.programs, self.data, self.key, self.limits, deadline
@@ -126,15 +126,20 @@ class Driver:
         self.rows += rows
         self.snr += [{} for _ in rows]
         self.steps += len(phase.elbos)
-        if not is_warm:
+        if is_first:
             self.start_elbos = phase.start_elbos
         return params, status
 
     def _step(self) -> tuple[Params, Status]:
-        """Fit by stochastic gradients."""
+        """Fit by stochastic gradients, until Newton steps get there, if they can."""
         self.rate, self.moved = RATE if self.limits.lowers else 1.0, False
         self.is_near, self.num_modes, self.note = self.start is not None, 1, ""
         state, status = self._start(), Status.INTERRUPTED
+        if self.programs.newton and self.programs.explores:
+            vectors = [each.params for each in (state, *self.rivals)]
+            params, landed = self._land(vectors, is_first=False)
+            if params is not None:
+                return params, landed
         if self.programs.landed:
             self.programs.landed.begin()
         try:

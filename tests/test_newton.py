@@ -409,6 +409,30 @@ def test_of_two_searches_side_by_side_neither_knows_the_other(monkeypatch):
     assert not np.array_equal(one.start_elbos, alone.history.start_elbos)
 
 
+@pytest.mark.parametrize(("fails", "note"), [(1, "Newton steps"), (2, "plateau")])
+def test_where_starts_fail_a_few_gradients_help(fails, note, monkeypatch):
+    """Newton steps get a second chance from where stochastic ones lead."""
+    calls, run = [], bbvi.driving.Deterministic.run
+
+    def failing(self, starts):
+        calls.append(starts)
+        return None if len(calls) <= fails else run(self, starts)
+
+    monkeypatch.setattr("bbvi.driving.Deterministic.run", failing)
+    data = {"y": jnp.array([0, 1, 4])}
+    fit = bbvi.fit(counts, data, **QUIET)
+    assert note in fit.history.note
+    assert len(calls) == 2
+    moved = [
+        np.abs(a["_joint.loc"] - calls[0][0]["_joint.loc"]).max() for a in calls[1]
+    ]
+    assert min(moved) > 0.1
+    monkeypatch.undo()
+    whole = bbvi.fit(counts, data, **QUIET)
+    assert fit.elbo.value == pytest.approx(whole.elbo.value, abs=0.01)
+    assert fit.verdict.level is whole.verdict.level
+
+
 @pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
 @pytest.mark.parametrize("reached", [-1.0, 1e-2])
 def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):
