@@ -30,7 +30,7 @@ NEAR = 1.0
 """Nats from one that has arrived at which those beside it need not do so, too."""
 LANDED_TO = 1e-5
 """The same of a search that starts there, with noise of its own, for each dimension."""
-FOLLOWED = 2**22
+FOLLOWED = 2**21
 """Numbers that the points of all starts that are followed may need."""
 CALLS = 3
 """Calls in which every start that matters must arrive."""

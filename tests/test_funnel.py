@@ -408,3 +408,26 @@ def test_a_fit_moves_to_it_when_k_hat_asks_for_it():
     np.testing.assert_allclose(at.loc["x"], 0.0, atol=0.05 * exact)
     # The errors that s may have, as exp(loc + scale^2), and .05 of its own.
     np.testing.assert_allclose(at.scale["x"], exact, rtol=0.2)
+
+
+def groups_model(y):
+    mu, sd = sample("mu", dist.Normal(0.0, 5.0)), sample("sd", dist.HalfCauchy(1.0))
+    with numpyro.plate("groups", 40):
+        z = sample("z", dist.Normal(0.0, 1.0))
+        sample("y", dist.Normal(mu + sd * z, 0.4), obs=y)
+
+
+def test_forty_effects_are_found_from_any_start():
+    """Where stochastic gradients need a start near the posterior, or diverge."""
+    y = np.random.default_rng(2).normal(1.0, 1.2, 40).astype(np.float32)
+    guide = guides.Funnel(("sd",))
+    fits = [
+        bbvi.fit(groups_model, {"y": y}, guide=guide, seed=seed, progress=False)
+        for seed in range(2)
+    ]
+    gaussian = bbvi.fit(groups_model, {"y": y}, guide=guides.FullRank(), progress=False)
+    one, other = fits
+    assert "Newton steps" in one.history.note
+    assert one.elbo.value == pytest.approx(other.elbo.value, abs=0.05)
+    assert one.elbo.value > gaussian.elbo.value + 0.2
+    assert np.all(one.params["_joint.bend.1"][1:] < -0.5)

@@ -52,9 +52,9 @@ class Funnel(FullRank):
     funnels of centred effects, $B > 0$, of effects relative to their scale, $B < 0$,
     and what lies between. With $B = 0$ it is `FullRank`. For $k$ elements of ``sites``
     among $d$, $k (d - k)$ parameters and as many operations a draw beside those of
-    `FullRank`; a step takes $O(d^3)$. In many dimensions it needs a start near the
-    posterior, which a fit that moves to it from `FullRank` has: one that begins with
-    it may diverge, and then says so.
+    `FullRank`; a step takes $O(d^3)$. Beyond 300 dimensions, where there are no Newton
+    steps, a fit that begins with it far from the posterior may diverge, and then says
+    so; one that moves to it from `FullRank` begins near.
 
     Args:
         sites: Names of the sites with which the scales of the others move.
