@@ -259,15 +259,17 @@ class Deterministic:
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
 
-        def run(*given: Any) -> Search:
-            most = 1 if self._is_late() else min(limit, max(self._left, 1))
-            made = self.programs.newton(*given, best, np.int32(most), *nats, self.data)
-            return jax.device_get(made)
+        def run(given: Any) -> Search:
+            return jax.device_get(self.programs.newton(*given, *nats, self.data))
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for first in range(0, len(loc), SIDE_BY_SIDE):
                 now = [x[first : first + SIDE_BY_SIDE] for x in begun]
-                for search in [*pool.map(run, *now)]:  # all, before any is compared
+                most = 1 if self._is_late() else min(limit, max(self._left, 1))
+                # Placed here, as a thread of the pool may have another precision.
+                each = [(*x, best, np.int32(most)) for x in zip(*now, strict=True)]
+                given = jax.device_put(each)
+                for search in [*pool.map(run, given)]:  # all, before any is compared
                     made.append(search)
                     is_there = near is not None and search.promised <= tolerance
                     if is_there and search.elbo > best.elbo:

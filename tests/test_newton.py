@@ -308,6 +308,14 @@ def test_three_seeds_agree_within_the_error_that_is_stated():
     assert np.all(np.ptp(found, 0) / sds < 4 * np.sqrt(2) * max(stated, 0.002))
 
 
+def test_double_precision_of_one_block_alone():
+    """Such a setting belongs to a thread, and searches run on others."""
+    with jax.enable_x64(True):  # noqa: FBT003
+        fit = bbvi.fit(counts, {"y": jnp.array([0, 1, 4])}, **QUIET)
+        assert "Newton steps" in fit.history.note
+        assert fit.params["_joint.loc"].dtype == np.float64
+
+
 def noisy(y):
     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
     extra = jax.random.normal(numpyro.prng_key())
