@@ -144,10 +144,33 @@ class Deterministic:
             in_reach = search.elbo + hope > goal
             places = self._places(search, in_reach, is_there, best)
             if is_there[places].all():
-                return search, [i for i in places if search.elbo[i] > goal]
+                found = [i for i in places if search.elbo[i] > goal]
+                return self._told_apart(search, found, points)
         if self.so_far is None or not self._limit():
             return None
         return search, [int(np.argmax(search.elbo))]
+
+    def _told_apart(
+        self, search: Search, places: list[int], points: NDArray[Any]
+    ) -> tuple[Search, list[int]]:
+        """Places that stay apart to the end, the best first.
+
+        In a flat valley a step may promise little far from the top.
+        """
+        for _ in range(CALLS):
+            if len(places) == 1 or self._limit():
+                break
+            search = jax.tree.map(lambda x, kept=places: x[kept], search)
+            points = points[places]
+            tolerance = LANDED_TO * self._shape[1]
+            search = self._call(*_onwards(search), points, tolerance)
+            best = int(np.argmax(search.elbo))
+            in_reach = search.elbo > search.elbo[best] - CLOSE
+            is_there = np.ones(len(places), bool)
+            places = self._places(search, in_reach, is_there, best)
+            if (search.promised <= tolerance).all():
+                break
+        return search, places
 
     @property
     def _num_followed(self) -> int:

@@ -308,6 +308,19 @@ def test_three_seeds_agree_within_the_error_that_is_stated():
     assert np.all(np.ptp(found, 0) / sds < 4 * np.sqrt(2) * max(stated, 0.002))
 
 
+def test_a_flat_valley_is_one_place():
+    """A Gaussian creeps along a bend; two of these stopped three deviations apart."""
+
+    def bent():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.5))
+        numpyro.sample("y", dist.Normal(x**2, 0.2))
+
+    fit = bbvi.fit(bent, guide=guides.FullRank(), **QUIET)
+    assert "Newton steps" in fit.history.note
+    assert fit.verdict.level is bbvi.Level.DO_NOT_TRUST
+    assert "places" not in fit.verdict.reason
+
+
 def test_double_precision_of_one_block_alone():
     """Such a setting belongs to a thread, and searches run on others."""
     with jax.enable_x64(True):  # noqa: FBT003
