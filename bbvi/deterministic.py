@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._types import Data, Key, Params
-from bbvi.guides import Funnel
 from bbvi.guides.base import Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
 from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
@@ -217,6 +216,7 @@ class Deterministic:
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
         found, promised, dim = [], [], len(loc)
+        bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
             at = mean[0], np.linalg.cholesky(mean[1]), mean[2]
@@ -231,20 +231,12 @@ class Deterministic:
             mean = tuple(np.mean(x, 0) for x in each)
             promised += [*search.promised]
             to_go = np.sqrt(2 * np.mean(promised) / dim)
-            error = float(np.hypot(_error(*each, self._bending), to_go))
+            error = float(np.hypot(_error(*each, bending), to_go))
             if status or error <= ERROR:
                 break
         if not status and error > WORST:
             return None
         return status or Status.CONVERGED, self._params(*mean), error
-
-    @property
-    def _bending(self) -> NDArray[Any]:
-        """Places of the elements with which the scales of others move."""
-        guide = self.plan.guide
-        if not isinstance(guide, Funnel):
-            return np.zeros(0, int)
-        return guide.bending(self.plan.analysis, self.plan.drawn)
 
     def _is_late(self) -> bool:
         return time.monotonic() > self.deadline

@@ -12,7 +12,7 @@ from bbvi.analysis.primitives import equations
 from bbvi.compiling import Ahead
 from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
-from bbvi.guides import FullRank, Funnel, MeanField
+from bbvi.guides import FullRank, MeanField
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.newton import Best, make_newton
 from bbvi.planning import Plan
@@ -44,8 +44,10 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     analysis, names, choices = plan.analysis, plan.drawn, plan.choices
     kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
     others = analysis.parameters or analysis.subsampled
-    is_funnel = isinstance(plan.guide, Funnel)
-    if not (kept and names and (plan.guide.is_gaussian or is_funnel)) or others:
+    if not (kept and names) or others:
+        return None
+    bending = plan.guide.bending(analysis, names)
+    if not (plan.guide.is_gaussian or bending.size):
         return None
     dim = _dim(plan)
     if FullRank().refusals(analysis, names) or dim > MAX_DIM:
@@ -61,7 +63,6 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     dtype = jnp.result_type(*jax.tree.leaves(like))
     vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
     number = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
-    bending = plan.guide.bending(analysis, names) if is_funnel else ()
     newton = make_newton(
         log_density,
         is_diagonal=isinstance(plan.guide, MeanField),

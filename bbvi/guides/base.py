@@ -116,6 +116,10 @@ class Guide:
         """
         return self.gaussian(analysis, names, params) if self.is_gaussian else None
 
+    def bending(self, analysis: Analysis, names: tuple[str, ...]) -> np.ndarray:
+        """Places of the elements with which the scales of others move."""
+        return np.zeros(0, int)
+
     def start_from(
         self,
         analysis: Analysis,

@@ -181,7 +181,6 @@ class Funnel(FullRank):
         return straight._replace(bend=_bend_of(params))
 
     def bending(self, analysis: Analysis, names: tuple[str, ...]) -> np.ndarray:
-        """Places of the elements with which the others' scales move."""
         return _places(self._starts(analysis, names))
 
 

@@ -319,10 +319,10 @@ def _evaluated(
 def _leaned(scale: Array, in_bend: Array, bent: np.ndarray) -> Array:
     """The step of B, given the gradient in it."""
     covariance, inverse = scale @ scale.T, jnp.linalg.inv(scale)
-    moves = np.ones(len(scale))
+    moves = np.ones(len(scale), scale.dtype)
     moves[bent] = 0.0
     products = np.outer(moves, moves) * (inverse.T @ inverse) * covariance
-    stiffness = jnp.eye(len(scale)) + products
+    stiffness = jnp.eye(len(scale), dtype=scale.dtype) + products
     among = covariance[np.ix_(bent, bent)]
     return jnp.linalg.solve(stiffness, jnp.linalg.solve(among, in_bend.T).T)
 
