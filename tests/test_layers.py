@@ -32,7 +32,7 @@ _RESULT = _PROGRAMS | {
     "export",
     "plots",
 }
-_WATCHING = _PLANNING | {"planning", "diagnostics", "optimize"}
+_WATCHING = _PLANNING | {"planning", "diagnostics", "optimize", "verdict", "result"}
 _DRIVING = _RESULT | {"result", "watching", "reach", "deterministic"}
 _FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading", "elbo", "expectation", "piloting"}
