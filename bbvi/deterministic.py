@@ -6,6 +6,7 @@ of this fails it says so, and the stochastic phase takes over.
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._types import Data, Key, Params
-from bbvi.guides.base import Gaussian, continuous_of
+from bbvi.guides.base import INITIAL_SCALE, NEAR_ZERO, Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
 from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
 from bbvi.optimize.stopping import Limits
@@ -56,7 +57,8 @@ class Landing:
         params: The best member of the family.
         num_modes: Places where starts ended with about the same bound.
         error: Largest Monte-Carlo error of a mean or a standard deviation, and what
-            is left to go, root mean square, in standard deviations of q.
+            is left to go, root mean square, in standard deviations of q; nan where
+            one search was enough to see that the family is too poor.
     """
 
     status: Status
@@ -77,9 +79,12 @@ class Deterministic:
         limits: When to stop.
         deadline: Time at which to stop, see `time.monotonic`.
         before: Steps that the fit has made.
+        is_poor: Whether the family cannot carry the posterior at its best member, which
+            then need not be known well; None where that does not matter.
         elbos: The bound after each iteration so far.
         start_elbos: Where the starts are, `(num_starts,)`; nan where there is none.
-        so_far: The best member so far, None before there is one.
+        so_far: The best member so far, at first where a search begins.
+        is_found: Whether one with a finite bound is known.
         reached: Where starts got to, None where they have no finite bound.
     """
 
@@ -90,42 +95,49 @@ class Deterministic:
     limits: Limits
     deadline: float
     before: int
+    is_poor: Callable[[Params], bool] | None = None
     elbos: list[float] = field(default_factory=list)
     start_elbos: Any = None
     so_far: Params | None = None
+    is_found: bool = False
     reached: list[Params | None] = field(default_factory=list)
 
     def run(self, starts: list[Params]) -> Landing | None:
-        """Fit from some starts; None where Newton steps do not get there."""
+        """Fit from some starts, by default around the prior; None where it fails."""
         words = np.asarray(jax.random.key_data(self.key)).ravel()
         self._generator = np.random.default_rng(words.tolist())
-        self._like = starts[0]
+        like = self.programs.like
+        self._like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        at = self._parts(starts) if starts else self._anywhere()
+        self.so_far = self._params(at[0][0], at[1][0] @ at[1][0].T, at[2][0])
         try:
-            return self._landed(starts)
+            return self._landed(at)
         except np.linalg.LinAlgError:  # a covariance that rounding made singular
             return None
 
-    def _landed(self, starts: list[Params]) -> Landing | None:
-        explored = self._explore(starts)
+    def _landed(self, at: list[NDArray[Any]]) -> Landing | None:
+        explored = self._explore(at)
         if explored is None:
             return None
         search, places = explored
         best, status = places[0], self._limit()
+        member = self._member(search, best)
         if status:
-            return Landing(status, self._member(search, best), len(places), np.inf)
+            return Landing(status, member, len(places), np.inf)
+        if self.is_poor and len(places) == 1 and self.is_poor(member):
+            return Landing(Status.CONVERGED, member, 1, np.nan)
         settled = self._settle(search.loc[best], search.scale[best], search.bend[best])
         if settled is None:
             return None
         status, params, error = settled
         return Landing(status, params, len(places), error)
 
-    def _explore(self, starts: list[Params]) -> tuple[Search, list[int]] | None:
+    def _explore(self, at: list[NDArray[Any]]) -> tuple[Search, list[int]] | None:
         """Where starts end, and which of them are different places, the best first."""
-        at, points = self._parts(starts), np.repeat(self._noise(1), len(starts), 0)
-        self.start_elbos = np.full(len(starts), np.nan)
-        self.reached = [None] * len(starts)
-        followed = np.arange(len(starts))
-        if self._num_followed < len(starts):
+        count = len(at[0])
+        points, followed = np.repeat(self._noise(1), count, 0), np.arange(count)
+        self.start_elbos, self.reached = np.full(count, np.nan), [None] * count
+        if self._num_followed < count:
             first = self._call(*at, points, EXPLORED_TO, NEAR, limit=1)
             self._note(first, followed)
             followed = np.argsort(-first.elbo)[: self._num_followed]
@@ -145,7 +157,7 @@ class Deterministic:
             if is_there[places].all():
                 found = [i for i in places if search.elbo[i] > goal]
                 return self._told_apart(search, found, points)
-        if self.so_far is None or not self._limit():
+        if not self.is_found or not self._limit():
             return None
         return search, [int(np.argmax(search.elbo))]
 
@@ -180,7 +192,7 @@ class Deterministic:
     @property
     def _shape(self) -> tuple[int, int]:
         """Points of noise behind a search, and dimension."""
-        return self.programs.newton.shapes[3].shape
+        return self.programs.newton.shapes[4].shape
 
     def _note(self, search: Search, followed: Any) -> None:
         """Where the starts are now."""
@@ -219,7 +231,7 @@ class Deterministic:
         bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
-            at = mean[0], np.linalg.cholesky(mean[1]), mean[2]
+            at = mean[0], np.linalg.cholesky(mean[1]), mean[2], np.zeros(())
             begun = [np.repeat(x[None], SEARCHES, 0) for x in at]
             search = self._call(*begun, self._noise(SEARCHES), LANDED_TO * dim)
             status = self._limit()
@@ -257,6 +269,7 @@ class Deterministic:
         loc: Any,
         scale: Any,
         bend: Any,
+        towards: Any,
         points: Any,
         tolerance: float,
         near: float | None = None,
@@ -269,7 +282,7 @@ class Deterministic:
         comes that near to it, stops.
         """
         dtype = jax.tree.leaves(self._like)[0].dtype
-        begun = [np.asarray(x, dtype) for x in (loc, scale, bend, points)]
+        begun = [np.asarray(x, dtype) for x in (loc, scale, bend, towards, points)]
         nats = np.float32(tolerance), np.float32(near or 0.0)
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
@@ -298,7 +311,7 @@ class Deterministic:
         """The bounds that the best of some searches came through."""
         best = int(np.argmax(search.elbo))
         if np.isfinite(search.elbo[best]):
-            self.so_far = self._member(search, best)
+            self.so_far, self.is_found = self._member(search, best), True
         for bound in search.elbos[best][: int(search.count[best])]:
             self.elbos.append(float(bound))
             if np.isfinite(bound):
@@ -308,15 +321,27 @@ class Deterministic:
     def _noise(self, count: int) -> NDArray[Any]:
         return noise(self._generator, count, *self._shape)
 
+    def _anywhere(self) -> list[NDArray[Any]]:
+        """Parts of starts around the prior's centre, or, one in four, around 0."""
+        _, root, bend, *_ = self.programs.newton.shapes
+        count = self.limits.num_starts
+        locs = self._generator.standard_normal((count, self._shape[1]))
+        return [
+            locs,
+            np.repeat(INITIAL_SCALE * np.eye(*root.shape)[None], count, 0),
+            np.zeros((count, *bend.shape)),
+            np.where(locs[:, 0] > NEAR_ZERO, 1.0, 0.0),
+        ]
+
     def _parts(self, members: list[Params]) -> list[NDArray[Any]]:
-        """Means, roots of the covariance and bends of members."""
+        """Means, roots of the covariance and bends of members, which stay there."""
         analysis, names = self.plan.analysis, self.plan.drawn
         at = [self.plan.guide.base(analysis, names, params) for params in members]
         locs = [flat_of(base.loc) for base in at]
         roots = [np.linalg.cholesky(base.covariance()) for base in at]
         straight = np.zeros((len(locs[0]), 0))
         bends = [straight if base.bend is None else base.bend for base in at]
-        return [np.stack(x) for x in (locs, roots, bends)]
+        return [*(np.stack(x) for x in (locs, roots, bends)), np.zeros(len(at))]
 
     def _member(self, search: Search, i: int) -> Params:
         root = search.scale[i]
@@ -346,7 +371,7 @@ def _onwards(search: Search) -> list[NDArray[Any]]:
     upper = np.stack([np.linalg.qr(root.T)[1] for root in search.scale])
     signs = np.sign(np.diagonal(upper, axis1=1, axis2=2))
     roots = np.swapaxes(upper * signs[..., None], 1, 2)
-    return [search.loc, roots, search.bend]
+    return [search.loc, roots, search.bend, np.zeros(len(roots))]
 
 
 def _error(

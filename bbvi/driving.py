@@ -24,9 +24,17 @@ from bbvi.optimize.stopping import NEAR, STILL, Limits, Plateaus, is_hopeless
 from bbvi.planning import Plan
 from bbvi.programs import FRESH, Programs
 from bbvi.reach import missing_evidence
-from bbvi.result import Fit, History, Live
+from bbvi.result import Fit, Live
 from bbvi.verdict import Status, judge
-from bbvi.watching import Candidate, first_name, flat, is_finite, no_start, signal
+from bbvi.watching import (
+    Candidate,
+    first_name,
+    flat,
+    history_of,
+    is_finite,
+    no_start,
+    signal,
+)
 
 RATE = 0.05
 """First learning rate of Adam, in units of q's standard deviations."""
@@ -86,6 +94,8 @@ class Driver:
     moved: Any = False
     is_near: bool = False
     start: Any = None
+    may_move: bool = False
+    is_rough: bool = False
     path: tuple[str, ...] = ()
     reached: list[Params | None] = field(default_factory=list)
 
@@ -95,30 +105,34 @@ class Driver:
         params, status = None, Status.INTERRUPTED
         try:
             if self.programs.newton:
-                is_cold = self.start is None
-                vectors = self._starts() if is_cold else [self.start]
-                params, status = self._land(vectors, is_first=is_cold)
+                params, status = self._land(self.start)
             if params is None:
                 params, status = self._step()
         finally:
             self.limits.progress.close(str(status or Status.INTERRUPTED))
         return self._finish(params, status)
 
-    def _land(self, vectors: Any, *, is_first: bool) -> tuple[Params | None, Status]:
-        """Fit by Newton steps on common random numbers; None where that fails."""
-        starts = [self._tree(vector) for vector in vectors]
+    def _land(self, vectors: Any) -> tuple[Params | None, Status]:
+        """Fit by Newton steps, from starts of its own if not given; None: it failed."""
+        given = () if vectors is None else np.atleast_2d(vectors)
+        starts = [self._tree(vector) for vector in given]
         deadline = self.begun + self.limits.max_seconds
-        given = self.plan, self.programs, self.data, self.key, self.limits, deadline
-        phase, params, status = Deterministic(*given, self.steps), None, None
+        fitted = self.plan, self.programs, self.data, self.key, self.limits, deadline
+        phase, params, status = Deterministic(*fitted, self.steps), None, None
+        if self.may_move:
+            phase.is_poor = lambda params: self._measure(params).is_poor
         try:
             landing = phase.run(starts)
         except KeyboardInterrupt:
-            params, status = phase.so_far or starts[0], Status.INTERRUPTED
+            if phase.so_far is None:
+                raise
+            params, status = phase.so_far, Status.INTERRUPTED
         else:
             self.reached = phase.reached
             if landing:
                 params, status = landing.params, landing.status
                 self.num_modes = landing.num_modes
+                self.is_rough = bool(np.isnan(landing.error))
                 error = f"Monte-Carlo error {landing.error:.3f} standard deviations"
                 self.note = f"by Newton steps on common random numbers, {error}"
         rows = enumerate(phase.elbos, self.steps + 1)
@@ -126,7 +140,7 @@ class Driver:
         self.rows += rows
         self.snr += [{} for _ in rows]
         self.steps += len(phase.elbos)
-        if is_first:
+        if not starts:
             self.start_elbos = phase.start_elbos
         return params, status
 
@@ -137,7 +151,7 @@ class Driver:
         state, status = self._start(), Status.INTERRUPTED
         if self.programs.newton and self.programs.explores:
             vectors = [each.params for each in (state, *self.rivals)]
-            params, landed = self._land(vectors, is_first=False)
+            params, landed = self._land(vectors)
             if params is not None:
                 return params, landed
         if self.programs.landed:
@@ -158,28 +172,26 @@ class Driver:
         explores = self.programs.explores
         if explores:
             states, elbos = self._explore()
+            vectors = [state.params for state in states]
         else:
-            screened = self.programs.screen(self.key, self.data)
-            vectors, elbos = jax.device_get(screened)
+            vectors, elbos = jax.device_get(self.programs.screen(self.key, self.data))
         self.start_elbos = np.asarray(elbos, np.float64)
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
-            raise ValueError(no_start(self.plan, self._first_bad(self._starts()[0])))
+            raise ValueError(no_start(self.plan, self._first_bad(vectors[0])))
         best, *others = np.argsort(elbos)[::-1]
         if explores:
             self.rivals = [states[i] for i in others if elbos[i] > elbos[best] - BEHIND]
         self._last = states[best] if explores else self._begun(vectors[best])
         return self._last
 
-    def _starts(self) -> Any:
-        return jax.device_get(self.programs.starts(self.key, self.data))
-
     def _begun(self, vector: Any) -> State:
         return jax.device_get(self.programs.begin(vector, self.data))
 
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
-        states = [self._begun(vector) for vector in self._starts()]
+        vectors = jax.device_get(self.programs.starts(self.key, self.data))
+        states = [self._begun(vector) for vector in vectors]
         elbos = np.full(len(states), -np.inf)
         for i, start in enumerate(states):
             states[i], elbos[i] = self._advanced(start, i)
@@ -352,22 +364,12 @@ class Driver:
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         if self.start_elbos is None:  # interrupted before the first look
             self.start_elbos = np.full(self.limits.num_starts, np.nan)
-        rows = np.array(self.rows or [(0, np.max(self.start_elbos), self.rate)])
+        rows = self.rows or [(0, np.max(self.start_elbos), self.rate)]
         made_by = self.plan.guide
-        missing = 0.0
-        if status is Status.CONVERGED:
-            batch = partial(self._draws, count=1)
-            missing = missing_evidence(self.plan, params, made, batch)
-        sites = dict.fromkeys(site for row in self.snr for site in row)
-        history = History(
-            step=rows[:, 0].astype(int),
-            elbo=rows[:, 1],
-            learning_rate=rows[:, 2],
-            snr={n: np.array([r.get(n, np.nan) for r in self.snr]) for n in sites},
-            start_elbos=self.start_elbos,
-            note=self.note,
-            path=(*self.path, f"{made_by!r}: ELBO {bound}, k-hat {weights.khat:.2f}"),
-        )
+        seen = self.plan, params, made, partial(self._draws, count=1)
+        missing = missing_evidence(*seen) if status is Status.CONVERGED else 0.0
+        path = f"{made_by!r}: ELBO {bound}, k-hat {weights.khat:.2f}"
+        past = self.start_elbos, self.note, (*self.path, path)
         return Fit(
             status=status,
             verdict=judge(
@@ -382,7 +384,7 @@ class Driver:
                 note=self.plan.note,
             ),
             params=params,
-            history=history,
+            history=history_of(rows, self.snr, *past),
             elbo=bound,
             weights=weights,
             key=self.key,

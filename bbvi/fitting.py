@@ -108,6 +108,7 @@ def fit(
         programs = programs_of(made, optimizer, size, limits.num_starts)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
+    driver.may_move = guide is None and _richer_guide(made) is not None
     found = driver.run()
     while guide is None and _is_too_poor(driver, found):
         richer = _richer_driver(driver, found, estimators, num_particles, optimizer)
@@ -115,10 +116,19 @@ def fit(
             break
         after = richer.run()
         if not _is_better(after, found):
+            found = _settled(driver, found)
             path = after.history.path
             return replace(found, history=replace(found.history, path=path))
         driver, found = richer, after
-    return found
+    return _settled(driver, found)
+
+
+def _settled(driver: Driver, found: Fit) -> Fit:
+    """The fit that was found, averaged if one search had been enough so far."""
+    if not driver.is_rough:
+        return found
+    start = flat(found.params)
+    return replace(driver, may_move=False, is_rough=False, start=start).run()
 
 
 def _is_better(after: Fit, before: Fit) -> bool:
@@ -152,7 +162,7 @@ def _richer_driver(
     """
     old = driver.plan
     analysis, names = old.analysis, old.drawn
-    guide = richer_guide(analysis, names, old.guide)
+    guide = _richer_guide(old)
     at = old.guide.gaussian(analysis, names, found.params)
     if guide is None or at is None:
         return None
@@ -169,9 +179,11 @@ def _richer_driver(
     after = replace(
         driver,
         plan=made,
+        may_move=_richer_guide(made) is not None,
         programs=programs,
         plateaus=Plateaus(driver.size),
         start=None,
+        is_rough=False,
         reached=[],
         best=None,
         num_followed=0,
@@ -186,6 +198,10 @@ def _richer_driver(
     params = guide.start_from(analysis, names, {**zeros, **kept}, at)
     params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
     return replace(after, start=flat(params))
+
+
+def _richer_guide(made: Plan) -> Guide | None:
+    return richer_guide(made.analysis, made.drawn, made.guide)
 
 
 def default_programs(made: Plan) -> Programs:

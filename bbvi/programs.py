@@ -1,8 +1,8 @@
 """The compiled programs of a fit, kept so that a second fit compiles nothing.
 
-Every fit needs `starts`, `measure` for log densities of draws, and the `newton` of the
-deterministic phase or a `chunk` of steps; the others are compiled when they are first
-called.
+Every fit needs `measure` for log densities of draws, and the `newton` of the
+deterministic phase, or `starts` and a `chunk` of steps; the others are compiled when
+they are first called.
 All take the data as arguments.
 Programs are kept by what they compute (the text of guide, model and optimizer as JAX
 sees them), not by which function object was passed, so that a model defined anew
@@ -81,8 +81,8 @@ class Programs:
         sample: The same draws with their values.
         probe: ``(params, key, data) -> (terms, gradient)`` of many draws, to find what
             is not finite; compiled only then.
-        newton: See `bbvi.optimize.newton.make_newton`; None where q is no Gaussian that
-            it could move, or has sites that are not continuous, or too many.
+        newton: See `bbvi.searching.newton_of`; None where q is no Gaussian that it
+            could move, or has sites that are not continuous, or too many.
         batch: Draws that are made at once.
         size: Numbers that one draw needs, roughly.
     """
@@ -266,7 +266,7 @@ class _Building:
         if not newton:
             begin.begin()
         sample = Ahead(partial(self.draws, values=True), *draw)
-        if self.explores or (newton and self.num_starts > 1):
+        if self.explores and not newton:
             starts.begin()
         alone = partial(self.draws, values=False)
         measure = (sample if self.is_small else Ahead(alone, *draw)).begin()

@@ -13,7 +13,7 @@ from bbvi.compiling import Ahead
 from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
 from bbvi.guides import FullRank, MeanField
-from bbvi.guides.base import continuous_of, dimension
+from bbvi.guides.base import continuous_of, dimension, prior_centre
 from bbvi.optimize.newton import Best, make_newton
 from bbvi.planning import Plan
 
@@ -32,9 +32,10 @@ CHEAP = 2**16
 def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     """The program of the deterministic phase; None where there can be none.
 
-    It needs a full-rank or a factorised Gaussian, or a `Funnel`, over sites whose log
-    joint is differentiated and not random: no minibatches, and no parameters of the
-    model's own.
+    It is that of `make_newton` with one more argument, before the noise: how much of
+    the prior's centre is added to the mean from which the search begins. It needs a
+    full-rank or a factorised Gaussian, or a `Funnel`, over sites whose log joint is
+    differentiated and not random: no minibatches, and no parameters of the model's own.
 
     Args:
         plan: Of the fit.
@@ -63,18 +64,24 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     dtype = jnp.result_type(*jax.tree.leaves(like))
     vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
     number = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
-    newton = make_newton(
+    search = make_newton(
         log_density,
         is_diagonal=isinstance(plan.guide, MeanField),
         batch=max(1, MEMORY // full.num_elements),
         bending=bending,
     )
-    root = jax.ShapeDtypeStruct((dim, dim), dtype)
-    bend = jax.ShapeDtypeStruct((dim, len(bending)), dtype)
-    points = jax.ShapeDtypeStruct((number, dim), dtype)
+
+    def newton(loc: Array, scale: Array, bend: Array, towards: Any, *given: Any) -> Any:
+        kwargs = analysis.arguments.bind(given[-1])
+        centres = prior_centre(analysis, names, kwargs)
+        centre = jnp.concatenate([centres[name].ravel() for name in names])
+        return search(loc + towards * centre, scale, bend, *given)
+
+    shapes = (dim, dim), (dim, len(bending)), (), (number, dim)
+    parts = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     best = Best(vector, vector, jax.ShapeDtypeStruct((), dtype))
     limit, nats = np.int32(0), np.float32(0)
-    given = vector, root, bend, points, best, limit, nats, nats, data
+    given = vector, *parts, best, limit, nats, nats, data
     return Ahead(newton, *given, times=PASSES)
 
 

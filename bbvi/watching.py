@@ -1,4 +1,4 @@
-"""What the host reads off a chunk of steps: is it finite, how strong is its signal?"""
+"""What the host reads off chunks of steps: are they finite, how strong is a signal?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from bbvi._types import Params
 from bbvi.analysis.structure import name_of
-from bbvi.diagnostics import gradient_snr
+from bbvi.diagnostics import elbo, gradient_snr, psis
 from bbvi.optimize.loop import Seen
 from bbvi.planning import Plan
+from bbvi.result import History
+from bbvi.verdict import Level, Status, judge
 
 
 @dataclass
@@ -26,6 +28,14 @@ class Candidate:
     def elbo(self) -> float:
         """The bound on those draws."""
         return float(np.mean(self.log_weights))
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether those draws are enough to see that q cannot carry the posterior."""
+        log_weights = self.log_weights
+        bound = elbo(log_weights, np.zeros_like(log_weights))
+        given = Status.CONVERGED, bound, psis(log_weights), len(log_weights)
+        return judge(*given).level is Level.DO_NOT_TRUST
 
 
 def is_finite(seen: Seen) -> bool:
@@ -73,6 +83,16 @@ def signal(total: Params, square: Params, size: int) -> dict[str, float]:
         )
         for site, names in sites.items()
     }
+
+
+def history_of(
+    rows: list[tuple[int, float, float]], snr: list[dict[str, float]], *past: Any
+) -> History:
+    """A history, from ``(step, bound, rate)`` and ratios of entries, and the rest."""
+    step, bounds, rates = np.array(rows, np.float64).T
+    sites = dict.fromkeys(site for row in snr for site in row)
+    ratios = {n: np.array([row.get(n, np.nan) for row in snr]) for n in sites}
+    return History(step.astype(int), bounds, rates, ratios, *past)
 
 
 def flat(tree: Any) -> NDArray[Any]:

@@ -6,6 +6,7 @@ rows given globals.
 """
 
 import math
+import re
 from types import SimpleNamespace
 
 import jax
@@ -699,6 +700,80 @@ def test_a_richer_family_is_kept_if_it_is_better(case):
         return SimpleNamespace(elbo=Estimate(bound, 0.01), khat=khat)
 
     assert _is_better(found(bound, khat), found(bound_before, khat_before)) is expected
+
+
+def scaled_effects():
+    """Effects whose scale is not known: a funnel."""
+    scale = sample("scale", dist.HalfCauchy(1.0))
+    with numpyro.plate("rows", 5):
+        sample("effect", dist.Normal(0.0, scale))
+
+
+def small_counts():
+    """Two Poisson counts with rates of their own, which a Gaussian carries."""
+    with numpyro.plate("rows", 2):
+        rate = sample("rate", dist.Gamma(2.0, 1.0))
+        sample("y", dist.Poisson(rate), obs=np.array([30, 60]))
+
+
+@pytest.fixture
+def averaged(monkeypatch):
+    """Families whose searches were averaged, one after the other."""
+    families, settle = [], bbvi.driving.Deterministic._settle
+
+    def noting(self, *at):
+        families.append(type(self.plan.guide))
+        return settle(self, *at)
+
+    monkeypatch.setattr("bbvi.driving.Deterministic._settle", noting)
+    return families
+
+
+def stated_error(fit):
+    return float(re.search(r"Monte-Carlo error (\S+) ", fit.history.note)[1])
+
+
+def test_a_family_on_the_way_is_not_averaged(averaged):
+    """One search shows that k-hat is too large; the answer is averaged."""
+    fit = bbvi.fit(scaled_effects, progress=False)
+    assert averaged == [guides.NonCentered]
+    assert len(fit.history.path) == 2
+    assert stated_error(fit) <= 0.1
+
+
+def test_a_family_that_stays_the_answer_is_averaged_after_all(averaged, monkeypatch):
+    monkeypatch.setattr("bbvi.fitting._is_better", lambda *_: False)
+    kept = bbvi.fit(scaled_effects, progress=False)
+    assert averaged == [guides.NonCentered, guides.FullRank]
+    assert [line.split(":")[0] for line in kept.history.path] == [
+        "FullRank()",
+        "NonCentered(sites=('effect',))",
+    ]
+    alone = bbvi.fit(scaled_effects, guide=guides.FullRank(), progress=False)
+    error = stated_error(kept) + stated_error(alone)
+    assert error <= 0.2
+    distance = kept.plan.guide.distance(kept.params, alone.params)
+    assert distance < 5 * error
+    assert kept.verdict.level is alone.verdict.level is bbvi.Level.DO_NOT_TRUST
+    assert np.all(np.diff(kept.history.step) > 0)
+
+
+def test_a_first_look_that_was_too_strict_costs_nothing_but_time(averaged, monkeypatch):
+    """All draws trust what the first ones did not."""
+    plain = bbvi.fit(small_counts, progress=False)
+    looks = []
+    monkeypatch.setattr("bbvi.watching.Candidate.is_poor", True)
+    monkeypatch.setattr(
+        "bbvi.fitting.richer_guide",
+        lambda *_: looks.append(1) or guides.Funnel(("rate",)),
+    )
+    fit = bbvi.fit(small_counts, progress=False)
+    assert looks
+    assert averaged == [guides.FullRank, guides.FullRank]
+    assert len(fit.history.path) == 1
+    error = stated_error(fit) + stated_error(plain)
+    assert fit.plan.guide.distance(plain.params, fit.params) < 5 * error
+    assert fit.verdict.level is plain.verdict.level
 
 
 def test_too_little_is_left_to_move(stochastic):

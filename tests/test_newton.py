@@ -12,6 +12,7 @@ from scipy import optimize
 
 import bbvi
 from bbvi import guides
+from bbvi._keys import read_key
 from bbvi.fitting import default_programs
 from bbvi.optimize.newton import MAX_ITERATIONS, Best, make_newton, noise
 
@@ -430,6 +431,38 @@ def test_of_two_searches_side_by_side_neither_knows_the_other(monkeypatch):
     assert not np.array_equal(one.start_elbos, alone.history.start_elbos)
 
 
+def test_searches_begin_around_the_centre_of_the_prior_or_around_zero(monkeypatch):
+    """The program moves the mean to the centre, as far as it is asked to."""
+
+    def model():
+        numpyro.sample("level", dist.Normal(1000.0, 2.0))
+        numpyro.sample("scale", dist.LogNormal(3.0, 0.4))
+
+    newton = default_programs(bbvi.plan(model)).newton
+    given = [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(newton.shapes)]
+    given = list(jax.tree.unflatten(jax.tree.structure(newton.shapes), given))
+    for towards in (0.0, 1.0):
+        given[1], given[3] = 0.1 * np.eye(2, dtype="f"), np.float32(towards)
+        given[0] = np.array([0.5, -0.5], "f")
+        centre = [1000.0, 3.0 + 0.4**2 / 2]
+        expected = given[0] + towards * np.array(centre)
+        np.testing.assert_allclose(newton(*given).loc, expected, rtol=1e-6)
+    begun, call = [], bbvi.driving.Deterministic._call
+
+    def noting(self, loc, scale, bend, towards, *rest):
+        begun.append((loc, towards))
+        return call(self, loc, scale, bend, towards, *rest)
+
+    monkeypatch.setattr("bbvi.driving.Deterministic._call", noting)
+    fit = bbvi.fit(model, num_starts=40, **QUIET)
+    locs, towards = begun[0]
+    assert np.abs(np.mean(locs, 0)).max() < 4 / np.sqrt(40)
+    assert 0.5 < np.mean(towards) < 0.95  # three of four
+    assert {*towards} == {0.0, 1.0}
+    assert not np.any(begun[1][1])
+    assert fit.status is bbvi.Status.CONVERGED
+
+
 @pytest.mark.parametrize(("fails", "note"), [(1, "Newton steps"), (2, "plateau")])
 def test_where_starts_fail_a_few_gradients_help(fails, note, monkeypatch):
     """Newton steps get a second chance from where stochastic ones lead."""
@@ -444,9 +477,10 @@ def test_where_starts_fail_a_few_gradients_help(fails, note, monkeypatch):
     fit = bbvi.fit(counts, data, **QUIET)
     assert note in fit.history.note
     assert len(calls) == 2
-    moved = [
-        np.abs(a["_joint.loc"] - calls[0][0]["_joint.loc"]).max() for a in calls[1]
-    ]
+    assert calls[0] == []
+    programs = default_programs(bbvi.plan(counts, data))
+    begun = np.asarray(programs.starts(read_key(0), data))
+    moved = [np.abs(params["_joint.loc"] - begun[:, :3]).max() for params in calls[1]]
     assert min(moved) > 0.1
     monkeypatch.undo()
     whole = bbvi.fit(counts, data, **QUIET)
