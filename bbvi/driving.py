@@ -306,10 +306,9 @@ class Driver:
 
     def _look(self, state: State, seen: Seen) -> tuple[State, bool]:
         """At a plateau take its average, lower the rate, and see what that gained."""
-        units = self.plan.guide.units(self._tree(seen.mean))
+        units = flat(self.plan.guide.units(self._tree(seen.mean)))
         mean, variance = (np.asarray(x, np.float64) for x in (seen.mean, seen.variance))
-        bound, resolution = self.rows[-1][1], RESOLUTION * flat(units)
-        self.plateaus.add(mean, variance, resolution, bound)
+        self.plateaus.add(mean, variance, RESOLUTION * units, self.rows[-1][1])
         if self.programs.landed and not self.is_near and self.plateaus.is_flat(*NEAR):
             self.is_near = True
             self.plateaus.reset()
@@ -319,6 +318,7 @@ class Driver:
             return state, False
         average = self.plateaus.average(window).astype(seen.mean.dtype)
         candidate = self._measure(self._tree(average))
+        candidate.error = self.plateaus.error(window, units)
         gained = None
         if self.best is not None:
             gained = candidate.log_weights - self.best.log_weights
@@ -327,7 +327,8 @@ class Driver:
             self.best = candidate
         self.plateaus.reset(planned=planned)
         if gained is not None and np.mean(gained) < TOLERANCE * (1 / LOWER - 1):
-            self.note = f"the last plateau gained {np.mean(gained):.3f} nats"
+            gain = f"the last plateau gained {np.mean(gained):.3f} nats"
+            self.note = gain + self.best.precision
             return state, True
         if self.limits.lowers:
             self.rate *= LOWER

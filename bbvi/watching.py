@@ -19,10 +19,21 @@ from bbvi.verdict import Level, Status, judge
 
 @dataclass
 class Candidate:
-    """Averaged parameters at one rate, and the log weights of common draws."""
+    """Averaged parameters at one rate, and the log weights of common draws.
+
+    ``error`` is their Monte-Carlo error, nan where it is not known.
+    """
 
     params: Params
     log_weights: Any
+    error: float = np.nan
+
+    @property
+    def precision(self) -> str:
+        """How surely the parameters are known, in words."""
+        if np.isnan(self.error):
+            return ""
+        return f", Monte-Carlo error {self.error:.3f} standard deviations"
 
     @property
     def elbo(self) -> float:

@@ -6,6 +6,7 @@ root mean squares over all parameters.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +55,12 @@ def bbvi(posterior: Posterior, seed: int, guide: str | None = None) -> dict[str,
     wanted = errors(posterior, fit.draws(NUM_DRAWS, reweighted=reweighted))
     start = time.perf_counter()
     plain = errors(posterior, fit.draws(NUM_DRAWS)) if reweighted else wanted
+    q = fit.plan.guide.gaussian(fit.plan.analysis, fit.plan.drawn, fit.params)
+    stated = re.search(r"Monte-Carlo error (\S+) ", fit.history.note)
     return {
+        "mean": np.concatenate([x.ravel() for x in q.loc.values()]).tolist(),
+        "sd": np.sqrt(np.diagonal(q.covariance())).tolist(),
+        "stated": float(stated[1]) if stated else None,
         "errors": wanted,
         "plain": plain,
         "aside": time.perf_counter() - start,

@@ -7,10 +7,12 @@
 Every fit is a cold process of its own with default settings. A row gives its seconds,
 imports included, the errors of means and standard deviations on the draws that the
 verdict recommends, the same of the plain draws in brackets, k-hat, status and verdict.
-Where the two are not the same, the seconds are without the plain draws.
+Where the two are not the same, the seconds are without the plain draws. Of several
+seeds it says how far apart their fits are.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -106,6 +108,36 @@ def summary(rows: list[dict[str, Any]], method: str) -> str:
     return "; ".join(parts)
 
 
+def apart(rows: list[dict[str, Any]], method: str) -> list[str]:
+    """How far fits of one posterior with different seeds lie from each other.
+
+    The largest difference of a mean or a standard deviation of q, in q's standard
+    deviations, and next to what two stated Monte-Carlo errors, each a standard error
+    of the worst coordinate, make of it together.
+    """
+    fits: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["method"] == method and row.get("stated"):
+            fits.setdefault(row["name"], []).append(row)
+    found = []
+    for name, given in fits.items():
+        pairs = [_difference(*pair) for pair in itertools.combinations(given, 2)]
+        if pairs:
+            far, errors = max(pairs, key=lambda pair: pair[1])
+            found.append(f"{name[:40]:40s} {far:.3f} sd, {errors:4.1f} stated errors")
+    return found
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    sds = [math.sqrt(a * b) for a, b in zip(one["sd"], other["sd"], strict=True)]
+    far = max(
+        abs(a - b) / sd
+        for what in ("mean", "sd")
+        for a, b, sd in zip(one[what], other[what], sds, strict=True)
+    )
+    return far, far / math.hypot(one["stated"], other["stated"])
+
+
 def ratio(rows: list[dict[str, Any]], rival: str) -> str:
     """Geometric mean of our seconds over a rival's."""
     seconds = {(r["name"], r["seed"], r["method"]): r["seconds"] for r in rows}
@@ -149,6 +181,10 @@ def main() -> None:
         for rival in asked.methods:
             if rival != "bbvi" and "bbvi" in asked.methods:
                 sys.stdout.write(f"  {ratio(mine, rival)}\n")
+        if len(asked.seeds) > 1:
+            sys.stdout.write("  seeds of bbvi lie apart by up to\n")
+            for text in apart(mine, "bbvi"):
+                sys.stdout.write(f"    {text}\n")
         sys.stdout.write("\n")
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -15,6 +15,7 @@ import bbvi
 from bbvi import Status, estimators, guides
 from bbvi.compiling import wait_for_compilers
 from bbvi.optimize.progress import Progress
+from bbvi.optimize.stopping import Plateaus
 from tests.compiles import count_compiles
 
 QUIET = {"progress": False}
@@ -679,6 +680,41 @@ def test_snr_is_reported_for_every_site():
     history = bbvi.fit(normal_model, normal_data(), **options).history
     assert history.snr
     assert all(len(snr) == len(history.step) for snr in history.snr.values())
+
+
+@pytest.mark.parametrize("kind", ["pathwise", "score"])
+def test_gradients_know_their_monte_carlo_error(kind, stochastic, monkeypatch):
+    """Of fits with different seeds, against the best factorised Gaussian.
+
+    The control takes all iterates of a window for independent.
+    """
+    naive, error = [], Plateaus.error
+
+    def noting(self, size, units):
+        variance = np.mean(self.variances[-size:], 0)
+        naive.append(np.max(np.sqrt(variance / (size * self.size)) / units))
+        return error(self, size, units)
+
+    monkeypatch.setattr(Plateaus, "error", noting)
+    chosen = {"b": estimators.ScoreFunction()} if kind == "score" else None
+    options = {"guide": guides.MeanField(), "estimators": chosen, **QUIET}
+    data = normal_data()
+    mean, covariance, _ = normal_answer(**data)
+    sd = 1 / np.sqrt(np.diagonal(np.linalg.inv(covariance)))
+    scores, controls = [], []
+    for seed in range(12):
+        fit = bbvi.fit(normal_model, data, seed=seed, **options)
+        assert fit.status is Status.CONVERGED
+        off = (fit.params["b.loc"] - mean) / sd
+        off = np.concatenate([off, fit.params["b.scale"] - np.log(sd)])
+        scores.append(off / float(fit.history.note.split("error ")[1].split()[0]))
+        controls.append(off / naive[-1])
+    typical, control = (
+        np.median(np.abs(x)) / stats.norm.ppf(0.75) for x in (scores, controls)
+    )
+    assert 0.3 < typical < 1.4
+    assert np.max(np.abs(scores)) < 6  # of 48, each of 3 degrees of freedom
+    assert control > 3
 
 
 def test_a_large_joint_gaussian_lands_on_the_exact_posterior(stochastic):

@@ -205,6 +205,16 @@ def test_average_is_of_the_latest_chunks():
     np.testing.assert_allclose(found.average(8), [10.5, HOVER.mean()])
 
 
+def test_error_is_that_of_the_means_of_four_batches():
+    found = plateaus(np.stack([HOVER, 5 * HOVER], 1))
+    batches = HOVER.reshape(4, 2).mean(1)
+    expected = np.std(batches, ddof=1) / 2
+    assert found.error(8, np.array([1.0, 10.0])) == pytest.approx(expected)
+    assert found.error(8, np.array([1.0, 0.5])) == pytest.approx(10 * expected)
+    assert found.error(8, np.array([0.0, 5.0])) == pytest.approx(expected)
+    assert np.isnan(found.error(8, np.zeros(2)))
+
+
 def test_reset_forgets():
     found = plateaus(HOVER)
     found.reset(planned=2)

@@ -27,6 +27,8 @@ NEAR = 8, 1.0
 """Chunks, twice, between which a bound gains so few nats where a fit may land."""
 STILL = 4, 0.1
 """The same at the end of a landed plateau: where noise is little, R-hat is blind."""
+BATCHES = 4
+"""Parts of a window whose means tell how surely its average is known."""
 LATELY = 5
 """Chunks that show how fast a bound rises."""
 
@@ -105,6 +107,25 @@ class Plateaus:
     def average(self, size: int) -> Vector:
         """Mean of the iterates over the latest ``size`` chunks."""
         return np.mean(self.means[-size:], axis=0)
+
+    def error(self, size: int, units: Vector) -> float:
+        r"""Largest Monte-Carlo error of that average, in units; nan if none is known.
+
+        With means $m_{bi}$ of $B$ batches of consecutive chunks and units $u_i$,
+
+        $$ \max_i \mathrm{sd}_b(m_{bi}) / (u_i \sqrt B), $$
+
+        which counts that iterates near each other are alike.
+
+        References:
+            Flegal and Jones (2010), Batch means and spectral variance estimators in
+            Markov chain Monte Carlo, section 2.
+        """
+        batches = np.array_split(np.stack(self.means[-size:]), BATCHES)
+        spread = np.std([np.mean(batch, 0) for batch in batches], 0, ddof=1)
+        is_known = units > 0
+        errors = spread[is_known] / units[is_known]
+        return float(np.max(errors) / np.sqrt(BATCHES)) if errors.size else np.nan
 
     def reset(self, planned: int = 0) -> None:
         """Forget the chunks: the rate has changed, and ``planned`` ones follow."""
