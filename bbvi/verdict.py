@@ -149,4 +149,6 @@ def _judged(
             figures,
             "Type fit.draws(reweighted=True).",
         )
+    if not highest < threshold:
+        figures += "; weights this even have no tail that counts"
     return Verdict(Level.TRUST, figures)

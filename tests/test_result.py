@@ -473,6 +473,9 @@ def test_figures_and_remedies_are_in_the_sentence():
     assert "k-hat is 0.34" in text
     assert "50%" in text
     assert "fit.draws(reweighted=True)" in text
+    said = "weights this even"  # why a large k-hat is no reason to worry
+    assert said in str(judged(Status.CONVERGED, weights(0.9, 0.995)))
+    assert said not in str(judged(Status.CONVERGED, weights(0.3, 0.995)))
 
 
 @pytest.mark.parametrize("status", Status)
