@@ -19,6 +19,7 @@ from bbvi._types import Data, Key, Params
 from bbvi.guides.base import INITIAL_SCALE, NEAR_ZERO, Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
 from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
+from bbvi.optimize.searches import onwards, replaced, standard_error
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
 from bbvi.programs import Programs
@@ -32,8 +33,10 @@ LANDED_TO = 1e-5
 """The same of a search that starts there, with noise of its own, for each dimension."""
 FOLLOWED = 2**21
 """Numbers that the points of all starts that are followed may need."""
-CALLS = 3
-"""Calls in which every start that matters must arrive."""
+REDRAWS = 3
+"""Times that starts without a finite bound are drawn anew."""
+CALLS, MORE_CALLS = 3, 8
+"""Calls in which every start that matters must arrive: around the prior, and near."""
 BEHIND = 50.0
 """Nats that a start may still gain at most."""
 APART = 3.0
@@ -65,6 +68,12 @@ class Landing:
     params: Params
     num_modes: int
     error: float
+
+    @property
+    def note(self) -> str:
+        """How, and how surely, in words."""
+        error = f"Monte-Carlo error {self.error:.3f} standard deviations"
+        return f"by Newton steps on common random numbers, {error}"
 
 
 @dataclass
@@ -108,12 +117,20 @@ class Deterministic:
         self._generator = np.random.default_rng(words.tolist())
         like = self.programs.like
         self._like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-        at = self._parts(starts) if starts else self._anywhere()
+        self._is_free, count = not starts, self.limits.num_starts
+        at = self._at = self._parts(starts) if starts else self._anywhere(count)
         self.so_far = self._params(at[0][0], at[1][0] @ at[1][0].T, at[2][0])
         try:
             return self._landed(at)
         except np.linalg.LinAlgError:  # a covariance that rounding made singular
             return None
+
+    def begun(self) -> list[Params]:
+        """Where the starts of the last run began."""
+        count = len(self._at[0])
+        points = np.repeat(self._noise(1), count, 0)
+        search = self._call(*self._at, points, np.inf, limit=0)
+        return [self._member(search, i) for i in range(count)]
 
     def _landed(self, at: list[NDArray[Any]]) -> Landing | None:
         explored = self._explore(at)
@@ -142,10 +159,12 @@ class Deterministic:
             self._note(first, followed)
             followed = np.argsort(-first.elbo)[: self._num_followed]
             at, points = [x[followed] for x in at], points[followed]
-        for _ in range(CALLS):
+        for call in range(CALLS if self._is_free else MORE_CALLS):
             search = self._call(*at, points, EXPLORED_TO, NEAR)
+            if self._is_free and not call:
+                search = self._redrawn(search, points, followed)
             self._note(search, followed)
-            at = _onwards(search)
+            at = onwards(search)
             if not np.isfinite(search.elbo).any() or self._limit():
                 break
             is_there = search.promised <= EXPLORED_TO
@@ -161,6 +180,19 @@ class Deterministic:
             return None
         return search, [int(np.argmax(search.elbo))]
 
+    def _redrawn(self, search: Search, points: NDArray[Any], followed: Any) -> Search:
+        """The searches, with others in the place of those without a finite bound."""
+        for _ in range(REDRAWS):
+            lost = np.flatnonzero(~np.isfinite(search.elbo))
+            if not lost.size or self._limit():
+                break
+            fresh = self._anywhere(lost.size)
+            for part, new in zip(self._at, fresh, strict=True):
+                part[followed[lost]] = new
+            again = self._call(*fresh, points[lost], EXPLORED_TO, NEAR)
+            search = replaced(search, lost, again)
+        return search
+
     def _told_apart(
         self, search: Search, places: list[int], points: NDArray[Any]
     ) -> tuple[Search, list[int]]:
@@ -174,7 +206,7 @@ class Deterministic:
             search = jax.tree.map(lambda x, kept=places: x[kept], search)
             points = points[places]
             tolerance = LANDED_TO * self._shape[1]
-            search = self._call(*_onwards(search), points, tolerance)
+            search = self._call(*onwards(search), points, tolerance)
             best = int(np.argmax(search.elbo))
             in_reach = search.elbo > search.elbo[best] - CLOSE
             is_there = np.ones(len(places), bool)
@@ -243,7 +275,7 @@ class Deterministic:
             mean = tuple(np.mean(x, 0) for x in each)
             promised += [*search.promised]
             to_go = np.sqrt(2 * np.mean(promised) / dim)
-            error = float(np.hypot(_error(*each, bending), to_go))
+            error = float(np.hypot(standard_error(*each, bending), to_go))
             if status or error <= ERROR:
                 break
         if not status and error > WORST:
@@ -321,10 +353,9 @@ class Deterministic:
     def _noise(self, count: int) -> NDArray[Any]:
         return noise(self._generator, count, *self._shape)
 
-    def _anywhere(self) -> list[NDArray[Any]]:
+    def _anywhere(self, count: int) -> list[NDArray[Any]]:
         """Parts of starts around the prior's centre, or, one in four, around 0."""
         _, root, bend, *_ = self.programs.newton.shapes
-        count = self.limits.num_starts
         locs = self._generator.standard_normal((count, self._shape[1]))
         return [
             locs,
@@ -364,30 +395,3 @@ class Deterministic:
 
     def _distance(self, params: Params, other: Params) -> float:
         return self.plan.guide.distance(params, other)
-
-
-def _onwards(search: Search) -> list[NDArray[Any]]:
-    """Where searches go on: with triangular roots of the same covariances."""
-    upper = np.stack([np.linalg.qr(root.T)[1] for root in search.scale])
-    signs = np.sign(np.diagonal(upper, axis1=1, axis2=2))
-    roots = np.swapaxes(upper * signs[..., None], 1, 2)
-    return [search.loc, roots, search.bend, np.zeros(len(roots))]
-
-
-def _error(
-    locs: NDArray[Any],
-    covariances: NDArray[Any],
-    bends: NDArray[Any],
-    places: NDArray[Any],
-) -> float:
-    """Largest standard error of averages, in standard deviations.
-
-    Of means, of deviations, and of bends in the deviations at ``places`` which they
-    multiply.
-    """
-    sds = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
-    typical = np.sqrt(np.mean(sds**2, 0))
-    spread = np.maximum(np.std(locs, 0, ddof=1), np.std(sds, 0, ddof=1)) / typical
-    bent = np.std(bends, 0, ddof=1) * typical[places]
-    largest = max(np.max(spread), np.max(bent, initial=0.0))
-    return float(largest) / np.sqrt(len(locs))

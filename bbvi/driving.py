@@ -97,6 +97,7 @@ class Driver:
     may_move: bool = False
     is_rough: bool = False
     path: tuple[str, ...] = ()
+    first: list[Params] = field(default_factory=list)
     reached: list[Params | None] = field(default_factory=list)
 
     def run(self) -> Fit:
@@ -128,13 +129,12 @@ class Driver:
                 raise
             params, status = phase.so_far, Status.INTERRUPTED
         else:
-            self.reached = phase.reached
             if landing:
                 params, status = landing.params, landing.status
                 self.num_modes = landing.num_modes
-                self.is_rough = bool(np.isnan(landing.error))
-                error = f"Monte-Carlo error {landing.error:.3f} standard deviations"
-                self.note = f"by Newton steps on common random numbers, {error}"
+                self.is_rough, self.note = bool(np.isnan(landing.error)), landing.note
+            elif not starts:
+                self.first, self.reached = phase.begun(), phase.reached
         rows = enumerate(phase.elbos, self.steps + 1)
         rows = [(number, bound, 1.0) for number, bound in rows if np.isfinite(bound)]
         self.rows += rows
@@ -169,8 +169,7 @@ class Driver:
         if self.start is not None:
             self._last = self._begun(self.start)
             return self._last
-        explores = self.programs.explores
-        if explores:
+        if explores := self.programs.explores:
             states, elbos = self._explore()
             vectors = [state.params for state in states]
         else:
@@ -190,7 +189,9 @@ class Driver:
 
     def _explore(self) -> tuple[list[State], Any]:
         """Every start a few chunks on, as the best start need not end best."""
-        vectors = jax.device_get(self.programs.starts(self.key, self.data))
+        vectors = [flat(params) for params in self.first]
+        if not vectors:
+            vectors = jax.device_get(self.programs.starts(self.key, self.data))
         states = [self._begun(vector) for vector in vectors]
         elbos = np.full(len(states), -np.inf)
         for i, start in enumerate(states):
@@ -319,9 +320,7 @@ class Driver:
         average = self.plateaus.average(window).astype(seen.mean.dtype)
         candidate = self._measure(self._tree(average))
         candidate.error = self.plateaus.error(window, units)
-        gained = None
-        if self.best is not None:
-            gained = candidate.log_weights - self.best.log_weights
+        gained = self.best and candidate.log_weights - self.best.log_weights
         planned, self.is_near = self.plateaus.planned or 2 * window, True
         if gained is None or np.mean(gained) > 0:
             self.best = candidate

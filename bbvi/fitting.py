@@ -184,6 +184,7 @@ def _richer_driver(
         plateaus=Plateaus(driver.size),
         start=None,
         is_rough=False,
+        first=[],
         reached=[],
         best=None,
         num_followed=0,
