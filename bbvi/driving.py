@@ -22,7 +22,7 @@ from bbvi.optimize.loop import Seen, State, unravel
 from bbvi.optimize.newton import CLOSE
 from bbvi.optimize.stopping import NEAR, STILL, Limits, Plateaus, is_hopeless
 from bbvi.planning import Plan
-from bbvi.programs import FRESH, Programs
+from bbvi.programs import Programs
 from bbvi.reach import missing_evidence
 from bbvi.result import Fit, Live
 from bbvi.verdict import Status, judge
@@ -360,7 +360,7 @@ class Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        made = self._draws(params, self.programs.num_final, FRESH)
+        made = self.programs.final(params, self.key, self.data)
         bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
         if self.start_elbos is None:  # interrupted before the first look
             self.start_elbos = np.full(self.limits.num_starts, np.nan)

@@ -14,7 +14,7 @@ from bbvi.diagnostics import elbo, gradient_snr, psis
 from bbvi.optimize.loop import Seen
 from bbvi.planning import Plan
 from bbvi.result import History
-from bbvi.verdict import Level, Status, judge
+from bbvi.verdict import TRUSTED_ESS, Level, Status, judge
 
 
 @dataclass
@@ -42,11 +42,14 @@ class Candidate:
 
     @property
     def is_poor(self) -> bool:
-        """Whether those draws are enough to see that q cannot carry the posterior."""
-        log_weights = self.log_weights
-        bound = elbo(log_weights, np.zeros_like(log_weights))
-        given = Status.CONVERGED, bound, psis(log_weights), len(log_weights)
-        return judge(*given).level is Level.DO_NOT_TRUST
+        """Whether those draws are enough to see that q cannot carry the posterior.
+
+        Of few draws with even weights k-hat is not the tail's, see `Programs.final`.
+        """
+        number, weights = len(self.log_weights), psis(self.log_weights)
+        bound = elbo(self.log_weights, np.zeros(number))
+        level = judge(Status.CONVERGED, bound, weights, number).level
+        return level is Level.DO_NOT_TRUST and not weights.ess >= TRUSTED_ESS * number
 
 
 def is_finite(seen: Seen) -> bool:

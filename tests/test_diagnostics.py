@@ -293,3 +293,20 @@ def test_resampling_adds_hardly_any_noise_to_a_mean():
     systematic = [values[resampled(weights, n)].mean() for n in range(3_901, 4_001)]
     assert error == pytest.approx(4_000**-0.5, rel=0.3)
     assert np.sqrt(np.mean((np.array(systematic) - wanted) ** 2)) < 0.75 * error
+
+
+@pytest.mark.parametrize(
+    ("num_draws", "lowest", "highest"),
+    [
+        (10_000, 0.5, np.inf),
+        (20_000, 0.0, 0.5),
+    ],
+)
+def test_khat_of_a_little_skewness_needs_many_draws(num_draws, lowest, highest):
+    """A tail of more than 2.3 % begins below the local maximum at z = -1."""
+    rng = np.random.default_rng(0)
+    khats = []
+    for _ in range(8):
+        z = rng.standard_normal(num_draws)
+        khats.append(psis(0.0075 * (z**3 - 3 * z)).khat)
+    assert lowest < np.min(khats) <= np.max(khats) < highest

@@ -14,6 +14,7 @@ from scipy.special import betaln, gammaln, logsumexp
 import bbvi
 from bbvi import Status, estimators, guides
 from bbvi.compiling import wait_for_compilers
+from bbvi.diagnostics import psis
 from bbvi.optimize.progress import Progress
 from bbvi.optimize.stopping import Plateaus
 from tests.compiles import count_compiles
@@ -680,6 +681,24 @@ def test_snr_is_reported_for_every_site():
     history = bbvi.fit(normal_model, normal_data(), **options).history
     assert history.snr
     assert all(len(snr) == len(history.step) for snr in history.snr.values())
+
+
+def test_a_large_khat_is_believed_after_more_draws():
+    """A skewed posterior, which a Gaussian carries; with 10,000 draws k-hat is not."""
+
+    def model():
+        numpyro.sample("rate", dist.Gamma(12.0, 1.0))
+
+    fit = bbvi.fit(model, **QUIET)
+    programs = fit.live.programs
+    given = programs.measure, fit.params, fit.key, fit.live.data
+    few = programs.draws(*given, 10_000 // programs.batch)
+    assert psis(few.log_p - few.log_q).khat > 0.7
+    assert fit.weights.log_weights.shape == (20_000,)
+    assert fit.khat < 0.7
+    assert fit.verdict.level is not bbvi.Level.DO_NOT_TRUST
+    many = programs.draws(*given, 20_000 // programs.batch)
+    assert psis(many.log_p - many.log_q).khat == fit.khat
 
 
 @pytest.mark.parametrize("kind", ["pathwise", "score"])
