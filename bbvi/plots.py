@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bbvi.diagnostics import khat_threshold, psis, tail_length
+from bbvi.diagnostics import Smoothed, khat_threshold, psis, tail_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +58,7 @@ def plot_fit(
     *,
     log_weights: ArrayLike,
     draws: Mapping[str, ArrayLike],
+    weights: Smoothed | None = None,
     learning_rates: ArrayLike | None = None,
     var_names: Iterable[str] | None = None,
 ) -> "Figure":
@@ -65,15 +66,17 @@ def plot_fit(
 
     The bound is drawn as in `plot_history`. The ratios are $\log p - \log q$ less their
     mean over the draws: a narrow hump is a good fit, a long right tail is posterior
-    mass where the guide has little. The tail that k-hat was fitted to is coloured, red
-    where k-hat is over its limit. Marginals leave out the outer half per cent of the
-    draws at each end.
+    mass where the guide has little. Their tail, to which k-hat is fitted, is coloured,
+    red where k-hat is over its limit. Marginals leave out the outer half per cent of
+    the draws at each end.
 
     Args:
         steps: step at the end of each chunk, `(num_chunks,)`.
         elbos: mean of the ELBO's estimates over each chunk, `(num_chunks,)`.
         log_weights: raw $\log p - \log q$ of each draw, `(num_draws,)`.
         draws: draws by site, `(num_draws, *site.shape)`. Integers become bars.
+        weights: whose k-hat is told, as those of a verdict on more draws; default the
+            smoothed ones of ``log_weights``.
         learning_rates: of each chunk, `(num_chunks,)`.
         var_names: sites to show, at most four, and the first four elements of each;
             default the first sites of ``draws``.
@@ -93,7 +96,8 @@ def plot_fit(
     top, bottom = np.asarray(figure.subfigures(2, 1), object)
     left, right = top.subplots(1, 2)
     _plot_elbos(left, steps, elbos, learning_rates)
-    _plot_log_ratios(right, np.asarray(log_weights, np.float64))
+    ratios = np.asarray(log_weights, np.float64)
+    _plot_log_ratios(right, ratios, weights or psis(ratios))
     if sites:
         panels = bottom.subplots(1, len(sites), squeeze=False)[0]
         for axes, (site, array) in zip(panels, sites.items(), strict=True):
@@ -147,11 +151,12 @@ def _plot_elbos(
     axes.set_title(f"learning rate {rates[0]:.2g}{lowered}", fontsize=10)
 
 
-def _plot_log_ratios(axes: "Axes", log_weights: NDArray[np.float64]) -> None:
+def _plot_log_ratios(
+    axes: "Axes", log_weights: NDArray[np.float64], smoothed: Smoothed
+) -> None:
     finite = log_weights[np.isfinite(log_weights)]
     axes.set(xlabel="log p − log q, centred", ylabel="draws")
-    smoothed = psis(log_weights)
-    limit = khat_threshold(log_weights.size)
+    limit = khat_threshold(smoothed.log_weights.size)
     axes.set_title(f"k-hat {smoothed.khat:.2f}, limit {limit:.2f}", fontsize=10)
     if not finite.size:
         return

@@ -113,16 +113,16 @@ class Programs:
         2.3 % of all draws. A tail of 3 %, which 10,000 draws have, begins in the bulk,
         and its k-hat is that of the edge of the bulk; of 40,000 draws it is 1.5 %.
         """
-        given, left = (self.measure, params, key, data), {"likelihood": False}
+        given = self.measure, params, key, data
+        draws = partial(self.draws, *given, likelihood=False, values=False)
         count = int(np.clip(NUM_NUMBERS // self.size, *NUM_DRAWS))
         batches = -(-count // self.batch)
-        made = self.draws(*given, batches, values=False, **left)
+        made = draws(batches)
         number, weights = len(made.log_p), psis(made.log_p - made.log_q)
-        is_small = weights.khat < khat_threshold(number)
-        if is_small or not weights.ess >= EFFECTIVE * number:
+        is_acceptable = weights.khat < khat_threshold(number)
+        if is_acceptable or not weights.ess >= EFFECTIVE * number:
             return made
-        rest = (MORE_DRAWS - 1) * batches, FRESH + number
-        more = self.draws(*given, *rest, values=False, **left)
+        more = draws((MORE_DRAWS - 1) * batches, FRESH + number)
         return jax.tree.map(lambda *x: np.concatenate(x), made, more)
 
     def draws(

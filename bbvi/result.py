@@ -344,6 +344,7 @@ class Fit:
             self.history.elbo,
             log_weights=made.log_p - made.log_q,
             draws=made.values,
+            weights=self.weights,
             learning_rates=self.history.learning_rate,
         )
 

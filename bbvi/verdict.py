@@ -149,6 +149,6 @@ def _judged(
             figures,
             "Type fit.draws(reweighted=True).",
         )
-    if is_even:
+    if not highest < threshold:
         figures += "; weights this even have no tail that counts"
     return Verdict(Level.TRUST, figures)

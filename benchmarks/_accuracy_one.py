@@ -60,7 +60,7 @@ def bbvi(posterior: Posterior, seed: int, guide: str | None = None) -> dict[str,
     return {
         "mean": np.concatenate([x.ravel() for x in q.loc.values()]).tolist(),
         "sd": np.sqrt(np.diagonal(q.covariance())).tolist(),
-        "stated": float(stated[1]) if stated else None,
+        "stated": float(stated[1]) if stated else float("nan"),
         "errors": wanted,
         "plain": plain,
         "aside": time.perf_counter() - start,

@@ -112,19 +112,19 @@ def apart(rows: list[dict[str, Any]], method: str) -> list[str]:
     """How far fits of one posterior with different seeds lie from each other.
 
     The largest difference of a mean or a standard deviation of q, in q's standard
-    deviations, and next to what two stated Monte-Carlo errors, each a standard error
-    of the worst coordinate, make of it together.
+    deviations, and the standard error of that difference which the two stated
+    Monte-Carlo errors, each of its worst coordinate, make together; nan if not stated.
     """
     fits: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["method"] == method and row.get("stated"):
+        if row["method"] == method and "failed" not in row:
             fits.setdefault(row["name"], []).append(row)
     found = []
     for name, given in fits.items():
         pairs = [_difference(*pair) for pair in itertools.combinations(given, 2)]
         if pairs:
-            far, errors = max(pairs, key=lambda pair: pair[1])
-            found.append(f"{name[:40]:40s} {far:.3f} sd, {errors:4.1f} stated errors")
+            far, stated = max(pairs)
+            found.append(f"{name[:40]:40s} {far:.3f} sd, stated error {stated:.3f}")
     return found
 
 
@@ -135,7 +135,7 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, floa
         for what in ("mean", "sd")
         for a, b, sd in zip(one[what], other[what], sds, strict=True)
     )
-    return far, far / math.hypot(one["stated"], other["stated"])
+    return far, math.hypot(one["stated"], other["stated"])
 
 
 def ratio(rows: list[dict[str, Any]], rival: str) -> str:

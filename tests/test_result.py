@@ -393,9 +393,10 @@ def test_summary_has_a_row_for_each_element(grouped, coins):
     assert 0.5 <= table.loc["z[1]", "p(mode)"] <= 1
 
 
-def test_plot_returns_a_figure(grouped):
+def test_plot_tells_the_verdicts_khat(grouped):
     figure = grouped.plot()
     assert len(figure.axes) > 2
+    assert figure.axes[1].get_title().startswith(f"k-hat {grouped.khat:.2f}, ")
 
 
 # The verdict.
@@ -475,7 +476,7 @@ def test_figures_and_remedies_are_in_the_sentence():
     assert "fit.draws(reweighted=True)" in text
     said = "weights this even"  # why a large k-hat is no reason to worry
     assert said in str(judged(Status.CONVERGED, weights(0.9, 0.995)))
-    assert said not in str(judged(Status.CONVERGED, weights(0.3, 0.95)))
+    assert said not in str(judged(Status.CONVERGED, weights(0.3, 0.995)))
 
 
 @pytest.mark.parametrize("status", Status)
