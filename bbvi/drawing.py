@@ -28,6 +28,7 @@ from bbvi.analysis.reading import draw_improper
 from bbvi.analysis.tracing import Trace, log_density, log_q_of, run
 from bbvi.estimators.elimination import eliminate
 from bbvi.estimators.summation import draw_summed, model_terms
+from bbvi.estimators.tables import factor_tables
 from bbvi.guides import FullRank
 from bbvi.guides.gaussian import JOINT
 from bbvi.joint import constrain, run_guide, with_full_plates
@@ -87,7 +88,9 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     guide = run_guide(plan.program, kwargs, guide_key, constrained)
     draws = {name: guide[name]["value"] for name in plan.nodes}
     given = {**constrained, **draws}
-    terms, model = model_terms(plan.analysis, plan.groups, kwargs, model_key, given)
+    model_at = plan.analysis, plan.groups, kwargs, model_key, given
+    tables = factor_tables(*model_at)
+    terms, model = model_terms(*model_at, tables)
     log_p = sum(map(jnp.sum, terms.values()), start=jnp.zeros(()))
     log_q = jnp.zeros(())
     for name in plan.nodes:
@@ -97,8 +100,8 @@ def draw(plan: Plan, params: Params, key: Key, data: Data, *, values: bool) -> D
     if not values:
         return Draw({}, log_p, log_q, {})
     if plan.groups:
-        keys = (model_key, jax.random.fold_in(key, CONDITIONAL_STREAM))
-        given |= draw_summed(plan.analysis, plan.groups, kwargs, keys, given)
+        own_key = jax.random.fold_in(key, CONDITIONAL_STREAM)
+        given |= draw_summed(plan.analysis, plan.groups, tables, own_key)
         model = run(plan.analysis.model, kwargs, model_key, given)
     wanted = [n for n, s in plan.analysis.sites.items() if s.kind in _SHOWN]
     shown = {n: model[n]["value"] for n in wanted}

@@ -106,7 +106,8 @@ def eight_schools_noncentered(sigma: jax.Array, y: jax.Array) -> None:
 def arma(y: jax.Array) -> None:
     """ARMA(1, 1)."""
     mu, phi = sample("mu", dist.Normal(0, 10)), sample("phi", dist.Normal(0, 2))
-    theta, sigma = sample("theta", dist.Normal(0, 2)), sample("sigma", CAUCHY)
+    theta = sample("theta", dist.Normal(0, 2))
+    sigma = sample("sigma", dist.HalfCauchy(2.5))
 
     def step(before: tuple, y: jax.Array) -> tuple:
         y_before, error = before
@@ -115,9 +116,6 @@ def arma(y: jax.Array) -> None:
 
     _, nu = jax.lax.scan(step, (mu, 0.0), y)
     sample("y", dist.Normal(nu, sigma), obs=y)
-
-
-CAUCHY = dist.HalfCauchy(2.5)
 
 
 def garch(y: jax.Array, sigma1: float) -> None:
@@ -229,8 +227,8 @@ def lotka_volterra(ts: jax.Array, y_init: jax.Array, y: jax.Array) -> None:
 def accel_gp(Y: jax.Array, bases: Any, frequencies: Any) -> None:  # noqa: N803
     """Motorcycle crash: approximate Gaussian processes for mean and log scale."""
     terms = []
-    for part, prior in (("", dist.StudentT(3, -13, 36)), ("_sigma", T3)):
-        intercept = sample(f"Intercept{part}", prior)
+    for part, at, scale in (("", -13, 36), ("_sigma", 0, 10)):
+        intercept = sample(f"Intercept{part}", dist.StudentT(3, at, scale))
         half = dist.FoldedDistribution(dist.StudentT(3, 0, 36))
         sd = sample(f"sdgp{part}_1", half)
         length = sample(f"lscale{part}_1", dist.InverseGamma(1.124909, 0.0177))
@@ -243,9 +241,6 @@ def accel_gp(Y: jax.Array, bases: Any, frequencies: Any) -> None:  # noqa: N803
         )
         terms.append(intercept + basis @ (sd * jnp.sqrt(density) * z))
     sample("Y", dist.Normal(terms[0], jnp.exp(terms[1])), obs=Y)
-
-
-T3 = dist.StudentT(3, 0, 10)
 
 
 def stored(name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import bbvi
 from bbvi import choosing
 from bbvi.estimators.elimination import eliminate
 from bbvi.estimators.summation import draw_summed, model_terms
+from bbvi.estimators.tables import factor_tables
 from bbvi.planning import PlanError
 from tests import cases
 from tests.cases import f
@@ -347,7 +348,7 @@ def model_of(name):
 
 
 def pieces(case):
-    """What `model_terms` and `draw_summed` are given."""
+    """What `model_terms` and `factor_tables` are given."""
     analysis = case.analysis
     groups = eliminate(analysis, case.grid)
     kwargs = analysis.arguments.bind(analysis.arguments.arrays)
@@ -474,8 +475,8 @@ def test_draws_are_from_the_joint_conditional(name):
     @jax.jit
     @jax.vmap
     def draw(key):
-        keys = (jax.random.key(0), key)
-        return draw_summed(analysis, groups, kwargs, keys, values)
+        tables = factor_tables(analysis, groups, kwargs, jax.random.key(0), values)
+        return draw_summed(analysis, groups, tables, key)
 
     drawn = jax.device_get(draw(jax.random.split(jax.random.key(1), 20_000)))
     for site, values in drawn.items():

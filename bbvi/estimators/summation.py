@@ -12,6 +12,7 @@ from bbvi.analysis.tracing import Trace, log_density, run, sample_sites, scaled
 from bbvi.estimators.base import Estimator, Situation
 from bbvi.estimators.elimination import Group
 from bbvi.estimators.tables import (
+    Tables,
     draw_group,
     factor_tables,
     first_values,
@@ -126,6 +127,7 @@ def model_terms(
     kwargs: Mapping[str, Any],
     key: Key,
     values: Values,
+    tables: Tables | None = None,
 ) -> tuple[dict[str, Array], Trace]:
     """Cost terms of the model, scaled, with the marginalised sites summed out.
 
@@ -135,6 +137,7 @@ def model_terms(
         kwargs: The model's arguments.
         key: For what the model draws itself.
         values: All other latents, parameters, indices of plates.
+        tables: Of the groups, where `factor_tables` has made them already.
 
     Returns:
         Unsummed terms by name, and the trace of one run of the model.
@@ -144,7 +147,8 @@ def model_terms(
     sites = sample_sites(trace)
     gone = {term for group in groups for term in group.factors}
     terms = {n: scaled(log_density(s), s) for n, s in sites.items() if n not in gone}
-    tables = factor_tables(analysis, groups, kwargs, key, values)
+    if tables is None:
+        tables = factor_tables(analysis, groups, kwargs, key, values)
     for group in groups:
         total = log_total(group, tables)
         terms[group.term] = total * analysis.plate_scale(group.last)
@@ -152,27 +156,20 @@ def model_terms(
 
 
 def draw_summed(
-    analysis: Analysis,
-    groups: tuple[Group, ...],
-    kwargs: Mapping[str, Any],
-    keys: tuple[Key, Key],
-    values: Values,
+    analysis: Analysis, groups: tuple[Group, ...], tables: Tables, key: Key
 ) -> Values:
     """A draw of all sites that are summed out, given all others.
 
     Args:
         analysis: Of the model.
         groups: The sites.
-        kwargs: The model's arguments.
-        keys: For what the model draws itself, and for the draw.
-        values: All other latents, parameters, indices of plates.
+        tables: Of the groups, at the values of all other sites.
+        key: Of the draw.
 
     Returns:
         Values by site, from the exact joint conditional of every group.
     """
-    values = {**values, **first_values(analysis, groups)}
-    tables = factor_tables(analysis, groups, kwargs, keys[0], values)
     drawn: Values = {}
-    for group, key in zip(groups, jax.random.split(keys[1], len(groups)), strict=True):
-        drawn |= draw_group(analysis, group, tables, key)
+    for group, own in zip(groups, jax.random.split(key, len(groups)), strict=True):
+        drawn |= draw_group(analysis, group, tables, own)
     return drawn

@@ -47,13 +47,14 @@ def factor_tables(
         groups: Whose terms.
         kwargs: The model's arguments.
         key: For what the model draws itself.
-        values: Of all sites; of those in the groups any.
+        values: Of all sites that are not in the groups.
 
     Returns:
         Tables by term. Cost: one trace of the model for groups that try the same
         numbers of values, and their product of evaluations.
     """
     tables: Tables = {}
+    values = {**values, **first_values(analysis, groups)}
     for sizes in dict.fromkeys(group.values for group in groups):
         alike = [group for group in groups if group.values == sizes]
 
