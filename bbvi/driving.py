@@ -174,13 +174,14 @@ class Driver:
             vectors = [state.params for state in states]
         else:
             vectors, elbos = jax.device_get(self.programs.screen(self.key, self.data))
-        self.start_elbos = np.asarray(elbos, np.float64)
+        self.start_elbos = np.asarray(elbos, np.float64)[: self.limits.num_starts]
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
             raise ValueError(no_start(self.plan, self._first_bad(vectors[0])))
         best, *others = np.argsort(elbos)[::-1]
         if explores:
-            self.rivals = [states[i] for i in others if elbos[i] > elbos[best] - BEHIND]
+            goal = np.max(elbos[: self.limits.num_starts]) - BEHIND
+            self.rivals = [states[i] for i in others if elbos[i] > goal]
         self._last = states[best] if explores else self._begun(vectors[best])
         return self._last
 
@@ -188,20 +189,21 @@ class Driver:
         return jax.device_get(self.programs.begin(vector, self.data))
 
     def _explore(self) -> tuple[list[State], Any]:
-        """Every start a few chunks on, as the best start need not end best."""
+        """Every start a few chunks on, and the best place that Newton steps reached."""
         vectors = [flat(params) for params in self.first]
         if not vectors:
             vectors = jax.device_get(self.programs.starts(self.key, self.data))
         states = [self._begun(vector) for vector in vectors]
-        elbos = np.full(len(states), -np.inf)
-        for i, start in enumerate(states):
-            states[i], elbos[i] = self._advanced(start, i)
-        for i, params in enumerate(self.reached):
-            bound = self.start_elbos[i]
-            if params is not None and not bound < elbos[i] + FAR:
-                start = self._begun(flat(params))
-                states[i], elbos[i] = self._advanced(start, len(states) + i)
-        return states, elbos
+        made = [self._advanced(start, i) for i, start in enumerate(states)]
+        known = [i for i, params in enumerate(self.reached) if params is not None]
+        leader = max(known, key=lambda i: self.start_elbos[i], default=None)
+        for i in known:
+            is_far = not self.start_elbos[i] < made[i][1] + FAR
+            if is_far or i == leader:
+                start = self._begun(flat(self.reached[i]))
+                where = i if is_far else len(states)
+                made[where : where + 1] = [self._advanced(start, len(states) + i)]
+        return [state for state, _ in made], np.array([bound for _, bound in made])
 
     def _advanced(self, state: State, index: int) -> tuple[State, float]:
         """A start some chunks on, and its bound over the last one."""

@@ -504,6 +504,36 @@ def test_where_starts_fail_a_few_gradients_help(fails, note, monkeypatch):
     assert fit.verdict.level is whole.verdict.level
 
 
+def lopsided(y):
+    """Two modes 60 deviations apart, the one far from every start 8 nats higher."""
+    mu = numpyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
+    near, far = ((mu - at) / 0.5 for at in (0.0, 30.0))
+    numpyro.factor("y", jnp.logaddexp(-(near**2) / 2, 8.0 - far**2 / 2) + 0 * y)
+
+
+@pytest.mark.parametrize(("is_known", "place"), [(True, 30.0), (False, 0.0)])
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_place_that_newton_steps_reached_is_not_lost(
+    fails, is_known, place, monkeypatch
+):
+    """Though others never arrived, and gradients lead every start to a worse place."""
+    calls, landed = [], bbvi.driving.Deterministic.run
+
+    def failing(self, starts):
+        landing = landed(self, starts)
+        if not calls and is_known:
+            self.reached[3] = self.reached[3] | {"mu.loc": np.array(30.0)}
+            self.start_elbos[3] = 8.0
+        calls.append(starts)
+        return None if len(calls) <= fails else landing
+
+    monkeypatch.setattr("bbvi.driving.Deterministic.run", failing)
+    fit = bbvi.fit(lopsided, {"y": 0.0}, **QUIET)
+    assert fit.status is bbvi.Status.CONVERGED
+    assert fit.draws(1_000)["mu"].mean() == pytest.approx(place, abs=0.1)
+    assert fit.history.start_elbos.shape == (8,)
+
+
 @pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
 @pytest.mark.parametrize("reached", [-1.0, 1e-2])
 def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):
