@@ -29,8 +29,8 @@ EXPLORED_TO = 1e-2
 """Nats that a step of a start that has arrived promises at most."""
 NEAR = 1.0
 """Nats from one that has arrived at which those beside it need not do so, too."""
-LANDED_TO = 1e-5
-"""The same of a search that starts there, with noise of its own, for each dimension."""
+LANDED_TO, AT_MOST = 1e-5, 5e-4
+"""The same of a search with noise of its own: for each dimension, and in all."""
 FOLLOWED = 2**21
 """Numbers that the points of all starts that are followed may need."""
 REDRAWS = 3
@@ -60,8 +60,8 @@ class Landing:
         params: The best member of the family.
         num_modes: Places where starts ended with about the same bound.
         error: Largest Monte-Carlo error of a mean or a standard deviation, and what
-            is left to go, root mean square, in standard deviations of q; nan where
-            one search was enough to see that the family is too poor.
+            is left to go, were it along one coordinate, in standard deviations of q;
+            nan where one search was enough to see that the family is too poor.
     """
 
     status: Status
@@ -205,13 +205,11 @@ class Deterministic:
                 break
             search = jax.tree.map(lambda x, kept=places: x[kept], search)
             points = points[places]
-            tolerance = LANDED_TO * self._shape[1]
-            search = self._call(*onwards(search), points, tolerance)
+            search = self._call(*onwards(search), points, self._landed_to)
             best = int(np.argmax(search.elbo))
             in_reach = search.elbo > search.elbo[best] - CLOSE
-            is_there = np.ones(len(places), bool)
-            places = self._places(search, in_reach, is_there, best)
-            if (search.promised <= tolerance).all():
+            places = self._places(search, in_reach, np.ones(len(places), bool), best)
+            if (search.promised <= self._landed_to).all():
                 break
         return search, places
 
@@ -225,6 +223,11 @@ class Deterministic:
     def _shape(self) -> tuple[int, int]:
         """Points of noise behind a search, and dimension."""
         return self.programs.newton.shapes[4].shape
+
+    @property
+    def _landed_to(self) -> float:
+        """Nats that a step of a search that is averaged promises at most."""
+        return min(LANDED_TO * self._shape[1], AT_MOST)
 
     def _note(self, search: Search, followed: Any) -> None:
         """Where the starts are now."""
@@ -259,13 +262,13 @@ class Deterministic:
         self, loc: NDArray[Any], scale: NDArray[Any], bend: NDArray[Any]
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
-        found, promised, dim = [], [], len(loc)
+        found, promised = [], []
         bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
             at = mean[0], np.linalg.cholesky(mean[1]), mean[2], np.zeros(())
             begun = [np.repeat(x[None], SEARCHES, 0) for x in at]
-            search = self._call(*begun, self._noise(SEARCHES), LANDED_TO * dim)
+            search = self._call(*begun, self._noise(SEARCHES), self._landed_to)
             status = self._limit()
             if not (search.promised <= NEAR).all():
                 return (status, self._params(*mean), np.inf) if status else None
@@ -274,7 +277,7 @@ class Deterministic:
             each = [np.stack(x) for x in zip(*found, strict=True)]
             mean = tuple(np.mean(x, 0) for x in each)
             promised += [*search.promised]
-            to_go = np.sqrt(2 * np.mean(promised) / dim)
+            to_go = np.sqrt(2 * np.mean(promised))  # all along one coordinate
             error = float(np.hypot(standard_error(*each, bending), to_go))
             if status or error <= ERROR:
                 break
