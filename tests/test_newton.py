@@ -308,6 +308,23 @@ def test_three_seeds_agree_within_the_error_that_is_stated():
     assert np.all(np.ptp(found, 0) / sds < 4 * np.sqrt(2) * max(stated, 0.002))
 
 
+@pytest.mark.parametrize("left", [0.0, 4e-4])
+def test_what_is_left_to_go_may_be_along_one_coordinate(left, monkeypatch):
+    """Half the squared distance, in standard deviations, is what it promises."""
+    call = bbvi.deterministic.Deterministic._call
+
+    def promising(*args, **kwargs):
+        search = call(*args, **kwargs)
+        return search._replace(promised=np.full_like(search.promised, left))
+
+    monkeypatch.setattr("bbvi.deterministic.Deterministic._call", promising)
+    fit = bbvi.fit(counts, {"y": jnp.array([0, 1, 4])}, **QUIET)
+    stated = float(fit.history.note.split("error ")[1].split()[0])
+    distance = np.sqrt(2 * left)
+    assert distance <= stated + 5e-4
+    assert left or stated < np.sqrt(2 * 4e-4)  # the noise alone does not make it so
+
+
 def test_a_flat_valley_is_one_place():
     """A Gaussian creeps along a bend; two of these stopped three deviations apart."""
 
