@@ -31,18 +31,25 @@ class Ahead:
     Args:
         function: What to compile.
         *shapes: Of its arguments.
+        later: Gives them instead, once the function is traced.
         times: More work than is seen in it, as loops of unknown length are.
     """
 
     def __init__(
-        self, function: Callable[..., Any], *shapes: Any, times: int = 1
+        self,
+        function: Callable[..., Any],
+        *shapes: Any,
+        later: Callable[[], tuple[Any, ...]] | None = None,
+        times: int = 1,
     ) -> None:
         self._function, self.shapes, self._times = function, shapes, times
+        self._later = later
         self._compiled: Future | None = None
 
     def begin(self) -> "Ahead":
         """Trace, and have it compiled on another thread."""
         if self._compiled is None:
+            self.shapes = self._later() if self._later else self.shapes
             traced = jax.jit(self._function).trace(*self.shapes)
             options = compiler_options(self._times * work_of(traced.jaxpr))
             compiling = traced.lower().compile

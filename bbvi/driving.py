@@ -28,9 +28,10 @@ from bbvi.result import Fit, Live
 from bbvi.verdict import Status, judge
 from bbvi.watching import (
     Candidate,
-    first_name,
+    first_bad,
     flat,
     history_of,
+    hole_in,
     is_finite,
     no_start,
     signal,
@@ -177,7 +178,7 @@ class Driver:
         self.start_elbos = np.asarray(elbos, np.float64)[: self.limits.num_starts]
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
-            raise ValueError(no_start(self.plan, self._first_bad(vectors[0])))
+            raise ValueError(no_start(self.plan, first_bad(*self._probed(vectors[0]))))
         best, *others = np.argsort(elbos)[::-1]
         if explores:
             goal = np.max(elbos[: self.limits.num_starts]) - BEHIND
@@ -289,7 +290,7 @@ class Driver:
                 self.rate *= 0.5
                 self.plateaus.reset()
                 if failures == MAX_FAILURES:
-                    name = self._first_bad(state.params) or "unknown"
+                    name = first_bad(*self._probed(state.params))
                     self.note = f"the first that was not finite is {name!r}"
                     return state, Status.NOT_FINITE
             if self._is_late():
@@ -356,14 +357,13 @@ class Driver:
         if self.plateaus.means:
             average = self.plateaus.average(min(2, len(self.plateaus.means)))
             candidates.append(self._measure(self._tree(average)))
-        if self.best is not None:
-            candidates.append(self.best)
-        finite = [c for c in candidates if np.isfinite(c.elbo)]
+        finite = [c for c in (*candidates, self.best) if c and np.isfinite(c.elbo)]
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
         made = self.programs.final(params, self.key, self.data)
-        bound, weights = elbo(made.log_p, made.log_q), psis(made.log_p - made.log_q)
+        log_weights = made.log_p - made.log_q
+        bound, weights = elbo(made.log_p, made.log_q), psis(log_weights)
         if self.start_elbos is None:  # interrupted before the first look
             self.start_elbos = np.full(self.limits.num_starts, np.nan)
         rows = self.rows or [(0, np.max(self.start_elbos), self.rate)]
@@ -378,11 +378,12 @@ class Driver:
                 status,
                 bound,
                 weights,
-                len(made.log_p),
+                len(log_weights),
                 richer=advice(self.plan.analysis, self.plan.drawn, made_by),
                 num_modes=self.num_modes,
                 missing=missing,
                 points=self.plan.points,
+                hole=hole_in(log_weights, partial(self._probed, flat(params))),
                 note=self.plan.note,
             ),
             params=params,
@@ -393,8 +394,7 @@ class Driver:
             live=Live(self.plan, self.programs, self.data),
         )
 
-    def _first_bad(self, vector: Any) -> str:
-        """What is not finite there: a term, or a gradient; empty if nothing."""
+    def _probed(self, vector: Any) -> Any:
+        """Terms and gradients of many draws, by name."""
         probed = self.programs.probe(self._tree(vector), self.key, self.data)
-        terms, gradient = jax.device_get(probed)
-        return first_name(terms) or first_name(gradient) or ""
+        return jax.device_get(probed)

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import optax
 
 from bbvi._collector import collector_paused
 from bbvi._counts import read_count
@@ -24,6 +23,9 @@ from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit
 from bbvi.verdict import Level, Status
 from bbvi.watching import flat
+
+if TYPE_CHECKING:
+    import optax
 
 CHUNK = 100
 """Steps between two looks of the host."""
@@ -46,7 +48,7 @@ def fit(
     num_starts: int | None = None,
     max_steps: int | None = None,
     max_seconds: float | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     progress: bool | Progress = True,
 ) -> Fit:
     """Fit a NumPyro model by black-box variational inference.
@@ -154,7 +156,7 @@ def _richer_driver(
     found: Fit,
     estimators: Mapping[str, Estimator] | None,
     num_particles: int | None,
-    optimizer: optax.GradientTransformation | None,
+    optimizer: "optax.GradientTransformation | None",
 ) -> Driver | None:
     """A fit of a richer family that starts where another ended; None if none can.
 

@@ -12,13 +12,12 @@ compiles nothing either, and one whose global data changed does compile.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
@@ -34,7 +33,6 @@ from bbvi.optimize.loop import (
     Chunk,
     State,
     make_chunk,
-    on_vectors,
     ravel,
     unravel,
 )
@@ -42,10 +40,9 @@ from bbvi.planning import Plan
 from bbvi.searching import MEMORY, newton_of
 from bbvi.surrogates import controls
 
-EPS = 0.01
-"""Of Adam: a gradient far below this many nats a unit moves nothing."""
-ADAM = optax.chain(optax.scale_by_adam(eps=EPS), optax.scale(-1.0))
-"""The default optimizer, whose rate is an argument of the chunk."""
+if TYPE_CHECKING:
+    import optax
+
 KEPT = 32
 """Number of fits whose programs are kept."""
 NUM_DRAWS = (200, 10_000)
@@ -154,7 +151,7 @@ class Programs:
 
 def programs_of(
     plan: Plan,
-    optimizer: optax.GradientTransformation | None,
+    optimizer: "optax.GradientTransformation | None",
     num_steps: int,
     num_starts: int,
 ) -> Programs:
@@ -167,14 +164,10 @@ def programs_of(
         num_starts: Starts that are compared.
     """
     begun, params = _trace_start(plan)
-    lowers = optimizer is None
-    optimizer = ADAM if optimizer is None else on_vectors(optimizer, params)
-    vector = jax.eval_shape(ravel, params)
 
-    def move(vector: Array) -> Any:
-        step = optimizer.update(vector, optimizer.init(vector), vector)
-        tree = unravel(vector, params)
-        return step, plan.guide.retract(tree, tree)
+    def move(params: Params) -> Any:
+        step = optimizer and optimizer.update(params, optimizer.init(params), params)
+        return step, plan.guide.retract(params, params)
 
     identity = (
         plan.analysis.fingerprint,
@@ -183,15 +176,15 @@ def programs_of(
         repr(type(plan.guide)),
         plan.num_particles,
         fingerprint(begun),
-        fingerprint(jax.make_jaxpr(move)(vector)),
+        fingerprint(jax.make_jaxpr(move)(params)),
         num_steps,
         num_starts,
-        lowers,
+        optimizer is None,
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
         plans = (_without_data(plan), _without_data(whole(plan)))
-        building = _Building(*plans, optimizer, lowers, num_steps, num_starts, params)
+        building = _Building(*plans, optimizer, num_steps, num_starts, params)
         _kept[identity] = building.programs()
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
@@ -228,11 +221,18 @@ class _Building:
 
     plan: Plan
     full: Plan
-    optimizer: optax.GradientTransformation
-    lowers: bool
+    given: "optax.GradientTransformation | None"
     num_steps: int
     num_starts: int
     like: Params
+
+    @cached_property
+    def optimizer(self) -> "optax.GradientTransformation":
+        """Adam, or the given one."""
+        from bbvi.optimize import optimizers
+
+        adam, given = optimizers.ADAM, self.given
+        return adam if given is None else optimizers.on_vectors(given, self.like)
 
     @property
     def objective(self) -> Objective:
@@ -268,13 +268,10 @@ class _Building:
         """All, those that are needed begun: the longest compilation first."""
         key, data = _key_shape(), self.plan.analysis.arguments.shapes
         params, landed = self.like, self.plan.landed
-        vector = jax.eval_shape(ravel, params)
-        state = jax.eval_shape(self.begin, vector, data)
-        count, rate = np.uint32(0), np.float32(0)
-        step, draw = (state, key, count, rate, data), (params, key, count, data)
-        chunk = Ahead(self.chunk_of(self.plan), *step)
+        vector, draw = jax.eval_shape(ravel, params), (params, key, np.uint32(0), data)
+        chunk = Ahead(self.chunk_of(self.plan), later=self.step)
         newton = None
-        if self.lowers:
+        if self.given is None:
             newton = newton_of(self.plan, self.full, params)
         if newton:
             newton.begin()
@@ -294,7 +291,7 @@ class _Building:
             starts=starts,
             begin=begin,
             chunk=chunk,
-            landed=Ahead(self.chunk_of(landed), *step) if landed else None,
+            landed=Ahead(self.chunk_of(landed), later=self.step) if landed else None,
             like=params,
             measure=measure,
             sample=sample,
@@ -306,14 +303,21 @@ class _Building:
 
     def chunk_of(self, plan: Plan) -> Chunk:
         """Steps of this plan, or of its landed one."""
-        return make_chunk(
-            Objective(plan),
-            self.optimizer,
-            plan.guide.retract,
-            self.num_steps,
-            self.decays,
-            self.like,
+
+        def chunk(*given: Any) -> Any:
+            rest = plan.guide.retract, self.num_steps, self.decays, self.like
+            return make_chunk(Objective(plan), self.optimizer, *rest)(*given)
+
+        return chunk
+
+    def step(self) -> tuple[Any, ...]:
+        """Shapes of what a chunk is given."""
+        data, vector = (
+            self.plan.analysis.arguments.shapes,
+            jax.eval_shape(ravel, self.like),
         )
+        state = jax.eval_shape(self.begin, vector, data)
+        return state, _key_shape(), np.uint32(0), np.float32(0), data
 
     def begin(self, vector: Array, data: Data) -> State:
         """The state of a fit at its first step."""

@@ -71,6 +71,7 @@ def judge(
     num_modes: int = 1,
     missing: float = 0.0,
     points: tuple[str, ...] = (),
+    hole: tuple[str, str] = ("", ""),
     note: str = "",
 ) -> Verdict:
     """The verdict on a fit from its status and the importance ratios of its draws.
@@ -84,6 +85,7 @@ def judge(
         num_modes: Different places where starts ended with about the same bound.
         missing: Nats of evidence that draws of a wider q find and q's own do not.
         points: Latents that have one value given the others in q.
+        hole: Why the bound is not finite, a clause, and what to try; empty if it is.
         note: What the verdict says beside that, sentences.
 
     Returns:
@@ -105,7 +107,7 @@ def judge(
             "Another mode, or a tail: compare fits by seed, or start elsewhere.",
         )
     else:
-        found = _judged(status, bound, weights, num_draws, richer, num_modes)
+        found = _judged(status, bound, weights, num_draws, richer, num_modes, hole)
     return replace(found, note=note)
 
 
@@ -116,16 +118,17 @@ def _judged(
     num_draws: int,
     richer: str,
     num_modes: int,
+    hole: tuple[str, str],
 ) -> Verdict:
     threshold = khat_threshold(num_draws)
     share = weights.ess / num_draws
     figures = f"k-hat is {weights.khat:.2f}, effective draws {share:.0%}"
+    if not np.isfinite(bound.value):
+        reason, remedy = hole
+        return Verdict(Level.DO_NOT_TRUST, reason or "the bound is not finite", remedy)
     if status is not Status.CONVERGED:
         reason = "the optimisation has not converged"
         return Verdict(Level.DO_NOT_TRUST, reason, "See fit.status.")
-    if not np.isfinite(bound.value):
-        reason = "the bound is not finite"
-        return Verdict(Level.DO_NOT_TRUST, reason, "Look for draws of zero density.")
     if num_modes > 1:
         reason = f"starts ended in {num_modes} different places with similar bounds"
         remedy = (

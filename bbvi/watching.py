@@ -1,6 +1,6 @@
 """What the host reads off chunks of steps: are they finite, how strong is a signal?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from bbvi.optimize.loop import Seen
 from bbvi.planning import Plan
 from bbvi.result import History
 from bbvi.verdict import TRUSTED_ESS, Level, Status, judge
+
+UNKNOWN = "unknown"
+"""In the place of the name of what is not finite, where it was not seen."""
 
 
 @dataclass
@@ -57,12 +60,38 @@ def is_finite(seen: Seen) -> bool:
     return all(np.isfinite(x).all() for x in (seen.elbos, seen.mean))
 
 
-def first_name(values: Mapping[str, Any]) -> str | None:
-    """The first of some trees of arrays that is not finite."""
-    for name, value in values.items():
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
-            return name
-    return None
+def first_bad(*trees: Mapping[str, Any]) -> str:
+    """The name of the first of some arrays that is not finite, or `UNKNOWN`."""
+    for tree in trees:
+        for name, value in tree.items():
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value)):
+                return name
+    return UNKNOWN
+
+
+def hole_in(log_weights: NDArray[Any], probe: Callable[[], Any]) -> tuple[str, str]:
+    """Why the bound of draws is not finite, and what to try; empty if it is.
+
+    Args:
+        log_weights: Of the draws.
+        probe: Gives the terms of some of them, by name.
+    """
+    share = 100 * np.mean(~np.isfinite(log_weights))
+    if not share:
+        return "", ""
+    name, often = first_bad(probe()[0]), f"at {share:.2g}% of q's draws"
+    where = "the log joint" if name == UNKNOWN else repr(name)
+    if not np.isnan(log_weights).any():
+        return f"{where} is infinite {often}", "Look for draws of zero density."
+    remedy = (
+        "Look there for roots, logarithms and Cholesky factors of what is negative."
+    )
+    if not jax.config.jax_enable_x64:
+        remedy = (
+            "Single precision may be too coarse for it: type numpyro.enable_x64() "
+            "before the data and the model are made."
+        )
+    return f"{where} is not a number {often}", remedy
 
 
 def no_start(made: Plan, bad: str) -> str:

@@ -1,5 +1,7 @@
 """`fit`: the same answer again, nothing compiled twice, and right where it is known."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -275,6 +277,26 @@ def test_density_that_becomes_nan_ends_with_that_status():
     assert fit.verdict.level is bbvi.Level.DO_NOT_TRUST
     assert is_finite(fit)
     assert np.isfinite(fit.history.elbo).all()
+
+
+@pytest.mark.parametrize(
+    ("hole", "is_wide", "said"),
+    [
+        (np.nan, False, "'hole' is not a number at .*%.*type numpyro.enable_x64"),
+        (np.nan, True, "'hole' is not a number at .*%.*Cholesky factors"),
+        (-np.inf, False, "'hole' is infinite at .*%.*zero density"),
+    ],
+)
+def test_verdict_names_a_hole_in_the_density(hole, is_wide, said):
+    def model():
+        mu = numpyro.sample("mu", dist.Normal())
+        numpyro.factor("hole", jnp.where(jnp.abs(mu) > 2.5, hole, 0.0))
+
+    with jax.enable_x64(is_wide):
+        fit = bbvi.fit(model, guide=guides.MeanField(), max_steps=300, **QUIET)
+    assert fit.verdict.level is bbvi.Level.DO_NOT_TRUST
+    assert re.search(said, str(fit.verdict))
+    assert is_finite(fit)
 
 
 def test_no_finite_start_names_the_site():

@@ -89,7 +89,7 @@ ONLY_IN = {
 }
 MAY_PRINT = {"cli.py", "optimize/progress.py"}
 # Optional packages, and parts that are only needed once asked for.
-MAY_IMPORT_INSIDE_FUNCTIONS = {"export", "plots", "result", "cli"}
+MAY_IMPORT_INSIDE_FUNCTIONS = {"export", "plots", "result", "cli", "programs"}
 
 every_file = pytest.mark.parametrize(
     "path", FILES, ids=lambda p: str(p.relative_to(ROOT / "bbvi"))

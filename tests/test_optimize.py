@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from bbvi.optimize.loop import State, make_chunk, on_vectors, ravel, unravel
+from bbvi.optimize.loop import State, make_chunk, ravel, unravel
+from bbvi.optimize.optimizers import on_vectors
 from bbvi.optimize.stopping import Plateaus, is_hopeless
 from tests.compiles import count_compiles
 

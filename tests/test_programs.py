@@ -1,5 +1,7 @@
 """Programs are kept by what they compute."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -173,3 +175,27 @@ def test_kept_programs_hold_no_data():
     lean = programs._without_data(plan)
     held = lean.analysis.arguments.arrays["y"]
     assert not hasattr(held, "__array__")
+
+
+def test_optax_is_imported_once_gradients_are_stochastic():
+    code = """
+import sys
+
+import bbvi
+import numpyro
+import numpyro.distributions as dist
+
+
+def smooth():
+    numpyro.sample("mu", dist.Normal())
+
+
+def scored():
+    numpyro.factor("score", numpyro.sample("count", dist.Poisson(2.0)) * 0.1)
+
+
+for model in smooth, scored:
+    bbvi.fit(model, guide=bbvi.guides.MeanField(), max_steps=100, progress=False)
+    assert ("optax" in sys.modules) == (model is scored), model
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

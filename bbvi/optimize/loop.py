@@ -9,15 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bbvi._keys import numbered
 from bbvi._types import Array, Data, Key, Loss, Params
+
+if TYPE_CHECKING:
+    import optax
 
 
 class State(NamedTuple):
@@ -57,7 +59,7 @@ Chunk = Callable[[State, Key, Any, Any, Data], tuple[State, Seen]]
 
 def make_chunk(
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     retract: Callable[[Params, Params], Params],
     num_steps: int,
     decays: dict[str, float],
@@ -67,7 +69,7 @@ def make_chunk(
 
     Args:
         loss: ``loss(params, key, data, baselines) -> (value, info)``.
-        optimizer: Works on vectors (see `on_vectors`). It sees gradients in the
+        optimizer: Works on vectors (`optimizers.on_vectors`). It sees gradients in the
             coordinates of ``retract`` at zero, and its updates are multiplied by the
             chunk's ``rate``.
         retract: ``retract(params, step)``: the parameters after a step.
@@ -146,19 +148,3 @@ def unravel(vector: Any, like: Params) -> Params:
         for part, leaf in zip(parts, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, shaped)
-
-
-def on_vectors(
-    optimizer: optax.GradientTransformation, like: Params
-) -> optax.GradientTransformation:
-    """An optimizer of trees like ``like`` that takes and gives vectors."""
-
-    def init(params: Array) -> Any:
-        return optimizer.init(unravel(params, like))
-
-    def update(gradient: Array, state: Any, params: Array) -> tuple[Array, Any]:
-        trees = unravel(gradient, like), state, unravel(params, like)
-        update, state = optimizer.update(*trees)
-        return ravel(update), state
-
-    return optax.GradientTransformation(init, update)
