@@ -118,6 +118,7 @@ class Deterministic:
         like = self.programs.like
         self._like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         self._is_free, count = not starts, self.limits.num_starts
+        self._bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         at = self._at = self._parts(starts) if starts else self._anywhere(count)
         self.so_far = self._params(at[0][0], at[1][0] @ at[1][0].T, at[2][0])
         try:
@@ -263,7 +264,6 @@ class Deterministic:
     ) -> tuple[Status, Params, float] | None:
         """The average over searches with noise of their own, and its error."""
         found, promised = [], []
-        bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         mean = loc, scale @ scale.T, bend
         for _ in range(ROUNDS):
             at = mean[0], np.linalg.cholesky(mean[1]), mean[2], np.zeros(())
@@ -278,7 +278,7 @@ class Deterministic:
             mean = tuple(np.mean(x, 0) for x in each)
             promised += [*search.promised]
             to_go = np.sqrt(2 * np.mean(promised))  # all along one coordinate
-            error = float(np.hypot(standard_error(*each, bending), to_go))
+            error = float(np.hypot(standard_error(*each, self._bending), to_go))
             if status or error <= ERROR:
                 break
         if not status and error > WORST:
@@ -318,12 +318,12 @@ class Deterministic:
         """
         dtype = jax.tree.leaves(self._like)[0].dtype
         begun = [np.asarray(x, dtype) for x in (loc, scale, bend, towards, points)]
-        nats = np.float32(tolerance), np.float32(near or 0.0)
+        numbers = np.float32([tolerance, near or 0.0, len(self._bending) > 0])
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
 
         def run(given: Any) -> Search:
-            return jax.device_get(self.programs.newton(*given, *nats, self.data))
+            return jax.device_get(self.programs.newton(*given, *numbers, self.data))
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for first in range(0, len(loc), SIDE_BY_SIDE):
@@ -373,7 +373,7 @@ class Deterministic:
         at = [self.plan.guide.base(analysis, names, params) for params in members]
         locs = [flat_of(base.loc) for base in at]
         roots = [np.linalg.cholesky(base.covariance()) for base in at]
-        straight = np.zeros((len(locs[0]), 0))
+        straight = np.zeros(self.programs.newton.shapes[2].shape)
         bends = [straight if base.bend is None else base.bend for base in at]
         return [*(np.stack(x) for x in (locs, roots, bends)), np.zeros(len(at))]
 

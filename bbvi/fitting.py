@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from bbvi._collector import collector_paused
 from bbvi._counts import read_count
@@ -16,6 +17,7 @@ from bbvi.driving import Driver
 from bbvi.estimators import Estimator
 from bbvi.families import richer_guide
 from bbvi.guides import Guide, NonCentered
+from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Limits, Plateaus
 from bbvi.planning import Plan, PlanError, make_plan, plan
@@ -35,6 +37,12 @@ NUM_STARTS = 8
 """Default number of starts."""
 AS_GOOD = 0.1
 """Nats by which the bounds of two families may differ where their optima do not."""
+SHARED_DIM = 10
+"""Dimensions beyond which one program serves a Gaussian and the funnel after it.
+
+Compiling what only the funnel needs pays where it is likely to be needed: with one
+scale for many elements.
+"""
 
 
 def fit(
@@ -107,7 +115,8 @@ def fit(
             num_particles=num_particles,
         )
         size = limits.max_steps // -(-limits.max_steps // CHUNK)
-        programs = programs_of(made, optimizer, size, limits.num_starts)
+        ahead = _bending_ahead(made) if guide is None else None
+        programs = programs_of(made, optimizer, size, limits.num_starts, ahead)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
     driver.may_move = guide is None and _richer_guide(made) is not None
@@ -177,7 +186,8 @@ def _richer_driver(
             return None
         made = replace(made, guide_reason=reason)
         num_starts = driver.limits.num_starts if afresh else 1
-        programs = programs_of(made, optimizer, driver.size, num_starts)
+        served = _bending_ahead(made), driver.programs.newton
+        programs = programs_of(made, optimizer, driver.size, num_starts, *served)
     after = replace(
         driver,
         plan=made,
@@ -205,6 +215,16 @@ def _richer_driver(
 
 def _richer_guide(made: Plan) -> Guide | None:
     return richer_guide(made.analysis, made.drawn, made.guide)
+
+
+def _bending_ahead(made: Plan) -> NDArray[Any] | None:
+    """Places that bend the richer family, if the fit is likely to go on to it."""
+    richer, names = _richer_guide(made), made.drawn
+    dim = dimension(made.analysis, continuous_of(made.analysis, names))
+    if richer is None or dim <= SHARED_DIM:
+        return None
+    bending = richer.bending(made.analysis, names)
+    return bending if bending.size else None
 
 
 def default_programs(made: Plan) -> Programs:

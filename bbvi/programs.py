@@ -154,6 +154,8 @@ def programs_of(
     optimizer: "optax.GradientTransformation | None",
     num_steps: int,
     num_starts: int,
+    ahead: Any = None,
+    before: Ahead | None = None,
 ) -> Programs:
     """The programs of a plan, compiled before if an equal plan was fitted before.
 
@@ -162,6 +164,8 @@ def programs_of(
         optimizer: A user's own, on trees of parameters; None for Adam.
         num_steps: Steps in a chunk.
         num_starts: Starts that are compared.
+        ahead: See `bbvi.searching.newton_of`.
+        before: See there, too.
     """
     begun, params = _trace_start(plan)
 
@@ -185,7 +189,7 @@ def programs_of(
     if identity not in _kept:
         plans = (_without_data(plan), _without_data(whole(plan)))
         building = _Building(*plans, optimizer, num_steps, num_starts, params)
-        _kept[identity] = building.programs()
+        _kept[identity] = building.programs(ahead, before)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)
@@ -264,7 +268,7 @@ class _Building:
         }
         return {name: control.decay for name, control in averaged.items()}
 
-    def programs(self) -> Programs:
+    def programs(self, ahead: Any, before: Ahead | None) -> Programs:
         """All, those that are needed begun: the longest compilation first."""
         key, data = _key_shape(), self.plan.analysis.arguments.shapes
         params, landed = self.like, self.plan.landed
@@ -272,7 +276,7 @@ class _Building:
         chunk = Ahead(self.chunk_of(self.plan), later=self.step)
         newton = None
         if self.given is None:
-            newton = newton_of(self.plan, self.full, params)
+            newton = newton_of(self.plan, self.full, params, ahead, before)
         if newton:
             newton.begin()
         elif self.explores or not landed:  # a fit that goes on from another lands so

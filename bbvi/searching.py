@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from bbvi._types import Array, Data, Params
 from bbvi.analysis.dependence import influences
@@ -29,7 +30,13 @@ CHEAP = 2**16
 """Numbers that all points together may need without being felt."""
 
 
-def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
+def newton_of(
+    plan: Plan,
+    full: Plan,
+    like: Params,
+    ahead: NDArray[Any] | None = None,
+    before: Ahead | None = None,
+) -> Ahead | None:
     """The program of the deterministic phase; None where there can be none.
 
     It is that of `make_newton` with one more argument, before the noise: how much of
@@ -41,6 +48,9 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
         plan: Of the fit.
         full: The same over whole plates.
         like: Shapes of the parameters.
+        ahead: Places of the elements that bend the family to which a `FullRank` fit may
+            go on: its program then serves both.
+        before: That of the family from which a fit comes, taken if it serves this one.
     """
     analysis, names, choices = plan.analysis, plan.drawn, plan.choices
     kept = all(isinstance(choices[n].estimator, Reparameterized) for n in names)
@@ -55,6 +65,10 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
         return None
     if _is_noisy(full, names, like):
         return None
+    if bending.size and before and before.shapes[2].shape == (dim, len(bending)):
+        return before
+    if ahead is not None and isinstance(plan.guide, FullRank):
+        bending = ahead
     nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
     @jax.jit  # so that what is looked at here need not be traced again
@@ -80,8 +94,8 @@ def newton_of(plan: Plan, full: Plan, like: Params) -> Ahead | None:
     shapes = (dim, dim), (dim, len(bending)), (), (number, dim)
     parts = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     best = Best(vector, vector, jax.ShapeDtypeStruct((), dtype))
-    limit, nats = np.int32(0), np.float32(0)
-    given = vector, *parts, best, limit, nats, nats, data
+    limit, real = np.int32(0), np.float32(0)
+    given = vector, *parts, best, limit, real, real, real, data
     return Ahead(newton, *given, times=PASSES)
 
 

@@ -42,7 +42,8 @@ def search(log_density, locs, points, *, is_diagonal=False, bending=(), **option
     )
     bend = np.zeros((dim, len(bending)), "f")
     limit = options.get("limit", MAX_ITERATIONS)
-    when = limit, np.float32(TOLERANCE), np.float32(options.get("near", 0.0))
+    near, freedom = (np.float32(options.get(*x)) for x in (("near", 0), ("freedom", 1)))
+    when = limit, np.float32(TOLERANCE), near, freedom
     made, best = [], Best(np.zeros(dim, "f"), np.zeros(dim, "f"), np.float32(-np.inf))
     for loc, eps in zip(locs, points.astype("f"), strict=True):
         given = loc, 0.1 * np.eye(dim, dtype="f"), bend, eps, best
@@ -180,7 +181,7 @@ def test_the_step_of_the_bend_counts_in_what_is_promised():
     root = np.diag([1.5, 1.0, 1.0]).astype("f")
     bend, eps = np.zeros((3, 1), "f"), points_of(1, 4_096, 3)[0].astype("f")
     bent = bend + np.array([[0.0], [0.5], [0.5]], "f")
-    when = 1, np.float32(TOLERANCE), np.float32(0.0), {}
+    when = 1, np.float32(TOLERANCE), np.float32(0.0), np.float32(1.0), {}
     loc, run = np.zeros(3, "f"), jax.jit(newton)
     straight, exact = (run(loc, root, b, eps, best, *when) for b in (bend, bent))
     assert exact.promised <= TOLERANCE

@@ -83,7 +83,7 @@ class Search(NamedTuple):
     damping: Array
 
 
-Newton = Callable[[Array, Array, Array, Array, Best, Any, Any, Any, Data], Search]
+Newton = Callable[[Array, Array, Array, Array, Best, Any, Any, Any, Any, Data], Search]
 
 
 def make_newton(
@@ -144,12 +144,13 @@ def make_newton(
         bending: Places of the elements with which the others' scales move.
 
     Returns:
-        ``newton(loc, scale, bend, noise, best, limit, tolerance, near, data)``, which
-        returns a `Search`: from a mean `(dim,)`, a triangular root `(dim, dim)`, B
-        `(dim, k)`, whose rows of $g$ are 0, and noise `(M, dim)` on until a step
-        promises less than the tolerance, in nats, or for ``limit`` iterations, or until
-        the search cannot reach the best before it, or has come to its place: within a
-        standard deviation in every coordinate, and ``near`` nats.
+        The program ``newton(loc, scale, bend, noise, best, limit, tolerance, near,
+        freedom, data)``, which returns a `Search`: from a mean `(dim,)`, a triangular
+        root `(dim, dim)`, B `(dim, k)`, whose rows of $g$ are 0, and noise `(M, dim)`
+        on until a step promises less than the tolerance, in nats, or for ``limit``
+        iterations, or until the search cannot reach the best before it, or has come to
+        its place: within a standard deviation in every coordinate, and ``near`` nats.
+        With a ``freedom`` of 0 in the place of 1 B stays as it is.
         Pure, to be jitted. Cost: M gradients and an eigenvalue decomposition an
         iteration.
 
@@ -172,6 +173,7 @@ def make_newton(
         limit: Any,
         tolerance: Any,
         near: Any,
+        freedom: Any,
         data: Data,
     ) -> Search:
         def slopes(points: Array) -> tuple[Array, Array]:
@@ -194,7 +196,8 @@ def make_newton(
         def step(search: Search) -> Search:
             moved = _moved(search, bent, is_diagonal=is_diagonal)
             seen = _seen(slopes, moved, noise, bent)
-            tried = _evaluated(moved, *seen, noise, bent, is_diagonal=is_diagonal)
+            known = moved, *seen, noise, bent, freedom
+            tried = _evaluated(*known, is_diagonal=is_diagonal)
             return _chosen(search, tried, hoped=moved.promised)
 
         return jax.lax.while_loop(goes_on, step, _begun(loc, scale, bend))
@@ -285,6 +288,7 @@ def _evaluated(
     in_bend: Array,
     noise: Array,
     bent: np.ndarray,
+    freedom: Any,
     *,
     is_diagonal: bool,
 ) -> Search:
@@ -302,7 +306,7 @@ def _evaluated(
     entropy = search.volume + 0.5 * len(slope) * np.log(2 * np.pi * np.e)
     lean, straightened = search.lean, search.straightened
     if bent.size:
-        lean = _leaned(search.scale, in_bend, bent)
+        lean = freedom * _leaned(search.scale, in_bend, bent)
         straightened = jnp.sum(in_bend * lean) / 2
     return search._replace(
         elbo=jnp.where(is_finite, jnp.mean(values) + entropy, -jnp.inf),

@@ -37,11 +37,11 @@ def standard_error(
     """Largest standard error of averages, in standard deviations.
 
     Of means, of deviations, and of bends in the deviations at ``places`` which they
-    multiply.
+    multiply. Without places bends are 0 and do not count.
     """
     sds = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     typical = np.sqrt(np.mean(sds**2, 0))
     spread = np.maximum(np.std(locs, 0, ddof=1), np.std(sds, 0, ddof=1)) / typical
-    bent = np.std(bends, 0, ddof=1) * typical[places]
+    bent = np.std(bends, 0, ddof=1)[:, : len(places)] * typical[places]
     largest = max(np.max(spread), np.max(bent, initial=0.0))
     return float(largest) / np.sqrt(len(locs))
