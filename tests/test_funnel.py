@@ -23,6 +23,7 @@ from bbvi.guides.funnel import FunnelNormal, scales
 from bbvi.planning import PlanError
 from tests import cases
 from tests.cases import f, hermite, sample
+from tests.compiles import count_compiles
 from tests.statistics import assert_biased, assert_unbiased
 from tests.test_gradients import (
     QUICKLY,
@@ -408,6 +409,22 @@ def test_a_fit_moves_to_it_when_k_hat_asks_for_it():
     np.testing.assert_allclose(at.loc["x"], 0.0, atol=0.05 * exact)
     # The errors that s may have, as exp(loc + scale^2), and .05 of its own.
     np.testing.assert_allclose(at.scale["x"], exact, rtol=0.2)
+
+
+@pytest.mark.parametrize(("size", "programs"), [(2, 2), (12, 1)])
+def test_in_more_dimensions_both_families_have_one_program(size, programs):
+    def model():
+        s = sample("s", dist.LogNormal(0.3, 1.0))
+        x = sample("x", dist.ImproperUniform(dist.constraints.real, (), (size,)))
+        numpyro.factor("prior", dist.Normal(0.0, s).log_prob(x).sum())
+
+    with count_compiles() as count:
+        fit = bbvi.fit(model, progress=False)
+    assert fit.plan.guide == guides.Funnel(("s",))
+    assert abs(fit.elbo.value) < 0.02
+    assert sum("newton" in name for name in count.compiled) == programs
+    again = bbvi.fit(model, guide=guides.Funnel(("s",)), progress=False)
+    assert again.elbo.value == pytest.approx(fit.elbo.value, abs=0.02)
 
 
 def groups_model(y):

@@ -172,6 +172,17 @@ def test_a_funnel_is_found_whatever_the_noise(number):
     assert np.all(straight.elbo < -0.1)
 
 
+def test_a_bend_that_is_held_fast_leaves_a_gaussian():
+    """So that one program serves a fit's first family and the next."""
+    given = neal, [[1.0, 0.5, -0.3], [-2.0, 1.0, 1.0]], points_of(2, 128, 3)
+    straight, held = search(*given), search(*given, bending=(0,), freedom=0)
+    np.testing.assert_array_equal(held.bend, 0.0)
+    assert np.all(held.promised <= TOLERANCE)
+    for name in "loc", "elbo", "elbos":
+        one, other = getattr(straight, name), getattr(held, name)
+        np.testing.assert_allclose(other, one, atol=1e-3)
+
+
 def test_the_step_of_the_bend_counts_in_what_is_promised():
     """A search with the right mean and covariance is not there without its bend."""
     newton = make_newton(

@@ -322,13 +322,21 @@ def _evaluated(
 
 def _leaned(scale: Array, in_bend: Array, bent: np.ndarray) -> Array:
     """The step of B, given the gradient in it."""
-    covariance, inverse = scale @ scale.T, jnp.linalg.inv(scale)
+    identity = jnp.eye(len(scale), dtype=scale.dtype)
+    upper = jnp.linalg.qr(scale.T, mode="r")
+    inverse = jax.scipy.linalg.solve_triangular(upper, identity)
+    covariance, precision = scale @ scale.T, inverse @ inverse.T
     moves = np.ones(len(scale), scale.dtype)
     moves[bent] = 0.0
-    products = np.outer(moves, moves) * (inverse.T @ inverse) * covariance
-    stiffness = jnp.eye(len(scale), dtype=scale.dtype) + products
+    stiffness = identity + np.outer(moves, moves) * precision * covariance
     among = covariance[np.ix_(bent, bent)]
-    return jnp.linalg.solve(stiffness, jnp.linalg.solve(among, in_bend.T).T)
+    return _solved(stiffness, _solved(among, in_bend.T).T)
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """Solution of linear equations with a positive definite matrix."""
+    root = jnp.linalg.cholesky(matrix)
+    return jax.scipy.linalg.cho_solve((root, True), right)
 
 
 def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
