@@ -25,7 +25,7 @@ from bbvi.planning import Plan
 from bbvi.programs import Programs
 from bbvi.reach import missing_evidence
 from bbvi.result import Fit, Live
-from bbvi.verdict import Status, judge
+from bbvi.verdict import Level, Status, judge
 from bbvi.watching import (
     Candidate,
     first_bad,
@@ -95,7 +95,7 @@ class Driver:
     moved: Any = False
     is_near: bool = False
     start: Any = None
-    may_move: bool = False
+    poor: frozenset[Level] = frozenset()
     is_rough: bool = False
     path: tuple[str, ...] = ()
     first: list[Params] = field(default_factory=list)
@@ -121,8 +121,8 @@ class Driver:
         deadline = self.begun + self.limits.max_seconds
         fitted = self.plan, self.programs, self.data, self.key, self.limits, deadline
         phase, params, status = Deterministic(*fitted, self.steps), None, None
-        if self.may_move:
-            phase.is_poor = lambda params: self._measure(params).is_poor
+        if self.poor:
+            phase.is_poor = lambda params: self._measure(params).is_poor(self.poor)
         try:
             landing = phase.run(starts)
         except KeyboardInterrupt:

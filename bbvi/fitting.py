@@ -75,7 +75,7 @@ def fit(
         seed: An int or a JAX key; same seed, same machine, same fit.
         guide: A family such as ``guides.MeanField()``, a NumPyro guide function, or
             None for the default, from which the fit moves to richer families while
-            k-hat asks for one and half of the limits is left.
+            its verdict asks for one and half of the limits is left.
         estimators: ``{site: estimator}``; default the plan's choice.
         num_particles: Draws of q a step.
         num_starts: Starts of which the best is followed.
@@ -119,27 +119,34 @@ def fit(
         programs = programs_of(made, optimizer, size, limits.num_starts, ahead)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
-    driver.may_move = guide is None and _richer_guide(made) is not None
+    if guide is None:
+        driver.poor = _poor(made, programs)
     found = driver.run()
-    while guide is None and _is_too_poor(driver, found):
+    while guide is None and (driver.is_rough or _is_too_poor(driver, found)):
+        if not _is_too_poor(driver, found):
+            driver, found = _settled(driver, found)
+            continue
         richer = _richer_driver(driver, found, estimators, num_particles, optimizer)
         if richer is None:
             break
         after = richer.run()
         if not _is_better(after, found):
-            found = _settled(driver, found)
+            _, found = _settled(driver, found)
             path = after.history.path
             return replace(found, history=replace(found.history, path=path))
         driver, found = richer, after
-    return _settled(driver, found)
+    return _settled(driver, found)[1]
 
 
-def _settled(driver: Driver, found: Fit) -> Fit:
+def _settled(driver: Driver, found: Fit) -> tuple[Driver, Fit]:
     """The fit that was found, averaged if one search had been enough so far."""
     if not driver.is_rough:
-        return found
+        return driver, found
     start = flat(found.params)
-    return replace(driver, may_move=False, is_rough=False, start=start).run()
+    again = replace(driver, poor=frozenset(), is_rough=False, start=start)
+    found = again.run()
+    again.poor = driver.poor
+    return again, found
 
 
 def _is_better(after: Fit, before: Fit) -> bool:
@@ -149,10 +156,10 @@ def _is_better(after: Fit, before: Fit) -> bool:
 
 
 def _is_too_poor(driver: Driver, found: Fit) -> bool:
-    """Whether k-hat asks for a richer family, and as much again may be spent."""
+    """Whether a richer family is asked for, and as much again may be spent."""
     return (
         found.status is Status.CONVERGED
-        and found.verdict.level is Level.DO_NOT_TRUST
+        and found.verdict.level in driver.poor
         and np.isfinite(found.elbo.value)
         and driver.num_modes == 1
         and 2 * driver.steps <= driver.limits.max_steps
@@ -179,6 +186,8 @@ def _richer_driver(
         return None
     afresh = isinstance(guide, NonCentered)
     reason = f"{old.guide!r} could not carry the posterior, k-hat {found.khat:.2f}"
+    if found.verdict.level is Level.REWEIGHT:
+        reason = f"draws of {old.guide!r} need weights, k-hat {found.khat:.2f}"
     with collector_paused():
         try:
             made = make_plan(analysis, guide, estimators, num_particles)
@@ -191,7 +200,7 @@ def _richer_driver(
     after = replace(
         driver,
         plan=made,
-        may_move=_richer_guide(made) is not None,
+        poor=_poor(made, programs),
         programs=programs,
         plateaus=Plateaus(driver.size),
         start=None,
@@ -215,6 +224,18 @@ def _richer_driver(
 
 def _richer_guide(made: Plan) -> Guide | None:
     return richer_guide(made.analysis, made.drawn, made.guide)
+
+
+def _poor(made: Plan, programs: Programs) -> frozenset[Level]:
+    """Verdicts with which a fit goes on to a richer family.
+
+    Draws that need weights suffice where the next family's steps are compiled already.
+    """
+    if _richer_guide(made) is None:
+        return frozenset()
+    is_shared = programs.newton and programs.newton.shapes[2].shape[1]
+    weighted = {Level.REWEIGHT} if is_shared else set()
+    return frozenset({Level.DO_NOT_TRUST} | weighted)
 
 
 def _bending_ahead(made: Plan) -> NDArray[Any] | None:

@@ -1,6 +1,6 @@
 """What the host reads off chunks of steps: are they finite, how strong is a signal?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,16 +43,15 @@ class Candidate:
         """The bound on those draws."""
         return float(np.mean(self.log_weights))
 
-    @property
-    def is_poor(self) -> bool:
-        """Whether those draws are enough to see that q cannot carry the posterior.
+    def is_poor(self, poor: Collection[Level]) -> bool:
+        """Whether those draws are enough to see that a verdict is one of some.
 
         Of few draws with even weights k-hat is not the tail's, see `Programs.final`.
         """
         number, weights = len(self.log_weights), psis(self.log_weights)
         bound = elbo(self.log_weights, np.zeros(number))
         level = judge(Status.CONVERGED, bound, weights, number).level
-        return level is Level.DO_NOT_TRUST and not weights.ess >= TRUSTED_ESS * number
+        return level in poor and not weights.ess >= TRUSTED_ESS * number
 
 
 def is_finite(seen: Seen) -> bool:

@@ -7,6 +7,7 @@ rows given globals.
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -762,7 +763,7 @@ def test_a_first_look_that_was_too_strict_costs_nothing_but_time(averaged, monke
     """All draws trust what the first ones did not."""
     plain = bbvi.fit(small_counts, progress=False)
     looks = []
-    monkeypatch.setattr("bbvi.watching.Candidate.is_poor", True)
+    monkeypatch.setattr("bbvi.watching.Candidate.is_poor", lambda *_: True)
     monkeypatch.setattr(
         "bbvi.fitting.richer_guide",
         lambda *_: looks.append(1) or guides.Funnel(("rate",)),
@@ -774,6 +775,30 @@ def test_a_first_look_that_was_too_strict_costs_nothing_but_time(averaged, monke
     error = stated_error(fit) + stated_error(plain)
     assert fit.plan.guide.distance(plain.params, fit.params) < 5 * error
     assert fit.verdict.level is plain.verdict.level
+
+
+def test_a_verdict_after_averaging_still_asks_for_a_richer_family(monkeypatch):
+    """Near its limit k-hat may be below it before, and above it after."""
+
+    def model():
+        s = numpyro.sample("s", dist.LogNormal(0.3, 0.4))
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (3,)))
+        numpyro.factor("prior", dist.Normal(0.0, s).log_prob(x).sum())
+
+    real, levels = bbvi.driving.judge, []
+
+    def judged(*args, **kwargs):
+        levels.append(bbvi.Level.REWEIGHT if not levels else bbvi.Level.DO_NOT_TRUST)
+        made = real(*args, **kwargs)
+        return replace(made, level=levels[-1]) if len(levels) < 3 else made
+
+    monkeypatch.setattr("bbvi.watching.Candidate.is_poor", lambda *_: True)
+    monkeypatch.setattr("bbvi.driving.judge", judged)
+    fit = bbvi.fit(model, progress=False)
+    assert [line.split("(")[0] for line in fit.history.path] == ["FullRank", "Funnel"]
+    assert fit.verdict.level is bbvi.Level.TRUST
+    assert len(levels) == 3
+    assert np.all(np.diff(fit.history.step) > 0)
 
 
 def test_too_little_is_left_to_move(stochastic):

@@ -429,6 +429,23 @@ def test_in_more_dimensions_both_families_have_one_program(size, expected, monke
     assert again.elbo.value == pytest.approx(fit.elbo.value, abs=0.02)
 
 
+@pytest.mark.parametrize(("size", "guide"), [(2, "FullRank"), (12, "Funnel")])
+def test_weights_are_enough_to_go_on_to_it_where_it_is_compiled(size, guide):
+    def model():
+        s = sample("s", dist.LogNormal(0.3, 0.2))
+        x = sample("x", dist.ImproperUniform(dist.constraints.real, (), (size,)))
+        numpyro.factor("prior", dist.Normal(0.0, s).log_prob(x).sum())
+
+    fit = bbvi.fit(model, progress=False)
+    first = float(fit.history.path[0].split("k-hat ")[1])
+    assert 0.4 < first < 0.7
+    assert type(fit.plan.guide).__name__ == guide
+    is_bent = guide == "Funnel"
+    assert ("need weights, k-hat" in fit.plan.guide_reason) is is_bent
+    expected = bbvi.Level.TRUST if is_bent else bbvi.Level.REWEIGHT
+    assert fit.verdict.level is expected
+
+
 def groups_model(y):
     mu, sd = sample("mu", dist.Normal(0.0, 5.0)), sample("sd", dist.HalfCauchy(1.0))
     with numpyro.plate("groups", 40):
