@@ -20,7 +20,7 @@ from bbvi.guides import Guide, NonCentered
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Limits, Plateaus
-from bbvi.planning import Plan, PlanError, make_plan, plan
+from bbvi.planning import GIVEN, Plan, PlanError, make_plan, plan
 from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit
 from bbvi.verdict import Level, Status
@@ -115,14 +115,13 @@ def fit(
             num_particles=num_particles,
         )
         size = limits.max_steps // -(-limits.max_steps // CHUNK)
-        ahead = _bending_ahead(made) if guide is None else None
+        ahead = _bending_ahead(made)
         programs = programs_of(made, optimizer, size, limits.num_starts, ahead)
     arrays = jax.device_put(made.analysis.arguments.arrays)
     driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
-    if guide is None:
-        driver.poor = _poor(made, programs)
+    driver.poor = _poor(made, programs)
     found = driver.run()
-    while guide is None and (driver.is_rough or _is_too_poor(driver, found)):
+    while driver.is_rough or _is_too_poor(driver, found):
         if not _is_too_poor(driver, found):
             driver, found = _settled(driver, found)
             continue
@@ -231,7 +230,7 @@ def _poor(made: Plan, programs: Programs) -> frozenset[Level]:
 
     Draws that need weights suffice where the next family's steps are compiled already.
     """
-    if _richer_guide(made) is None:
+    if made.guide_reason == GIVEN or _richer_guide(made) is None:
         return frozenset()
     is_shared = programs.newton and programs.newton.shapes[2].shape[1]
     weighted = {Level.REWEIGHT} if is_shared else set()
@@ -239,10 +238,10 @@ def _poor(made: Plan, programs: Programs) -> frozenset[Level]:
 
 
 def _bending_ahead(made: Plan) -> NDArray[Any] | None:
-    """Places that bend the richer family, if the fit is likely to go on to it."""
+    """Places that bend the richer family, if a fit is likely to go on to it."""
     richer, names = _richer_guide(made), made.drawn
     dim = dimension(made.analysis, continuous_of(made.analysis, names))
-    if richer is None or dim <= SHARED_DIM:
+    if made.guide_reason == GIVEN or richer is None or dim <= SHARED_DIM:
         return None
     bending = richer.bending(made.analysis, names)
     return bending if bending.size else None
@@ -250,7 +249,7 @@ def _bending_ahead(made: Plan) -> NDArray[Any] | None:
 
 def default_programs(made: Plan) -> Programs:
     """Programs of a plan that is not fitted with options of its own."""
-    return programs_of(made, None, CHUNK, NUM_STARTS)
+    return programs_of(made, None, CHUNK, NUM_STARTS, _bending_ahead(made))
 
 
 def _read_limits(

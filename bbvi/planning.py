@@ -25,6 +25,9 @@ from bbvi.guides import Custom, Guide
 from bbvi.joint import initial_params, joint_influence, relaxing_problem
 from bbvi.nodes import Node, guide_problems, read_guide
 
+GIVEN = "as given"
+"""The reason for a family that was asked for, from which a fit does not move."""
+
 
 class PlanError(ValueError):
     """No sound plan: names every site, why, and what to type instead."""
@@ -227,7 +230,7 @@ def make_plan(
     choices, not_summed, groups = sum_out(analysis, nodes, overrides, problems)
     _raise_if(analysis, problems)
     names = tuple(name for name in analysis.latents if name not in choices)
-    family, why = (family, "as given") if family else default_guide(analysis, names)
+    family, why = (family, GIVEN) if family else default_guide(analysis, names)
     problems += family.refusals(analysis, names)
     _raise_if(analysis, problems)
     program = family.program(analysis, names)

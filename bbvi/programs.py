@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from bbvi._keys import numbered
 from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
@@ -154,7 +155,7 @@ def programs_of(
     optimizer: "optax.GradientTransformation | None",
     num_steps: int,
     num_starts: int,
-    ahead: Any = None,
+    ahead: NDArray[Any] | None = None,
     before: Ahead | None = None,
 ) -> Programs:
     """The programs of a plan, compiled before if an equal plan was fitted before.
@@ -184,6 +185,7 @@ def programs_of(
         num_steps,
         num_starts,
         optimizer is None,
+        None if ahead is None else tuple(ahead),
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:

@@ -436,7 +436,9 @@ def test_weights_are_enough_to_go_on_to_it_where_it_is_compiled(size, guide):
         x = sample("x", dist.ImproperUniform(dist.constraints.real, (), (size,)))
         numpyro.factor("prior", dist.Normal(0.0, s).log_prob(x).sum())
 
-    fit = bbvi.fit(model, progress=False)
+    asked = bbvi.fit(model, guide=guides.FullRank(), progress=False)
+    assert asked.plan.guide == guides.FullRank()
+    fit = bbvi.fit(model, progress=False)  # whatever was fitted before
     first = float(fit.history.path[0].split("k-hat ")[1])
     assert 0.4 < first < 0.7
     assert type(fit.plan.guide).__name__ == guide

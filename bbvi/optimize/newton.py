@@ -306,7 +306,8 @@ def _evaluated(
     entropy = search.volume + 0.5 * len(slope) * np.log(2 * np.pi * np.e)
     lean, straightened = search.lean, search.straightened
     if bent.size:
-        lean = freedom * _leaned(search.scale, in_bend, bent)
+        in_bend = jnp.where(freedom > 0, in_bend, 0.0)
+        lean = jnp.where(freedom > 0, _leaned(search.scale, in_bend, bent), 0.0)
         straightened = jnp.sum(in_bend * lean) / 2
     return search._replace(
         elbo=jnp.where(is_finite, jnp.mean(values) + entropy, -jnp.inf),
