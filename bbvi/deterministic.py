@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bbvi._types import Data, Key, Params
 from bbvi.guides.base import INITIAL_SCALE, NEAR_ZERO, Gaussian, continuous_of
 from bbvi.guides.gaussian import by_site, flat_of
-from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, noise
+from bbvi.optimize.newton import CLOSE, HOPE, MAX_ITERATIONS, Best, Search, begun, noise
 from bbvi.optimize.searches import onwards, replaced, standard_error
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
@@ -223,7 +223,7 @@ class Deterministic:
     @property
     def _shape(self) -> tuple[int, int]:
         """Points of noise behind a search, and dimension."""
-        return self.programs.newton.shapes[4].shape
+        return self.programs.newton.shapes[2].shape
 
     @property
     def _landed_to(self) -> float:
@@ -317,7 +317,8 @@ class Deterministic:
         comes that near to it, stops.
         """
         dtype = jax.tree.leaves(self._like)[0].dtype
-        begun = [np.asarray(x, dtype) for x in (loc, scale, bend, towards, points)]
+        parts = [np.asarray(x, dtype) for x in (loc, scale, bend, towards, points)]
+        each = [(begun(*x[:3]), *x[3:]) for x in zip(*parts, strict=True)]
         numbers = np.float32([tolerance, near or 0.0, len(self._bending) > 0])
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
@@ -327,11 +328,10 @@ class Deterministic:
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for first in range(0, len(loc), SIDE_BY_SIDE):
-                now = [x[first : first + SIDE_BY_SIDE] for x in begun]
                 most = 1 if self._is_late() else min(limit, max(self._left, 1))
+                now = each[first : first + SIDE_BY_SIDE]
                 # Placed here, as a thread of the pool may have another precision.
-                each = [(*x, best, np.int32(most)) for x in zip(*now, strict=True)]
-                given = jax.device_put(each)
+                given = jax.device_put([(*x, best, np.int32(most)) for x in now])
                 for search in [*pool.map(run, given)]:  # all, before any is compared
                     made.append(search)
                     is_there = near is not None and search.promised <= tolerance
@@ -358,11 +358,11 @@ class Deterministic:
 
     def _anywhere(self, count: int) -> list[NDArray[Any]]:
         """Parts of starts around the prior's centre, or, one in four, around 0."""
-        _, root, bend, *_ = self.programs.newton.shapes
+        bend = self.programs.newton.shapes[0].bend
         locs = self._generator.standard_normal((count, self._shape[1]))
         return [
             locs,
-            np.repeat(INITIAL_SCALE * np.eye(*root.shape)[None], count, 0),
+            np.repeat(INITIAL_SCALE * np.eye(self._shape[1])[None], count, 0),
             np.zeros((count, *bend.shape)),
             np.where(locs[:, 0] > NEAR_ZERO, 1.0, 0.0),
         ]
@@ -373,7 +373,7 @@ class Deterministic:
         at = [self.plan.guide.base(analysis, names, params) for params in members]
         locs = [flat_of(base.loc) for base in at]
         roots = [np.linalg.cholesky(base.covariance()) for base in at]
-        straight = np.zeros(self.programs.newton.shapes[2].shape)
+        straight = np.zeros(self.programs.newton.shapes[0].bend.shape)
         bends = [straight if base.bend is None else base.bend for base in at]
         return [*(np.stack(x) for x in (locs, roots, bends)), np.zeros(len(at))]
 

@@ -232,7 +232,7 @@ def _poor(made: Plan, programs: Programs) -> frozenset[Level]:
     """
     if made.guide_reason == GIVEN or _richer_guide(made) is None:
         return frozenset()
-    is_shared = programs.newton and programs.newton.shapes[2].shape[1]
+    is_shared = programs.newton and programs.newton.shapes[0].bend.shape[1]
     weighted = {Level.REWEIGHT} if is_shared else set()
     return frozenset({Level.DO_NOT_TRUST} | weighted)
 

@@ -15,7 +15,7 @@ from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
 from bbvi.guides import FullRank, MeanField
 from bbvi.guides.base import continuous_of, dimension, prior_centre
-from bbvi.optimize.newton import Best, make_newton
+from bbvi.optimize.newton import Best, Search, begun, make_newton
 from bbvi.planning import Plan
 
 MAX_DIM = 300
@@ -39,8 +39,8 @@ def newton_of(
 ) -> Ahead | None:
     """The program of the deterministic phase; None where there can be none.
 
-    It is that of `make_newton` with one more argument, before the noise: how much of
-    the prior's centre is added to the mean from which the search begins. It needs a
+    It is that of `make_newton` with one more argument, after the search: how much of
+    the prior's centre is added to the mean from which it begins. It needs a
     full-rank or a factorised Gaussian, or a `Funnel`, over sites whose log joint is
     differentiated and not random: no minibatches, and no parameters of the model's own.
 
@@ -65,7 +65,7 @@ def newton_of(
         return None
     if _is_noisy(full, names, like):
         return None
-    if bending.size and before and before.shapes[2].shape == (dim, len(bending)):
+    if bending.size and before and before.shapes[0].bend.shape == (dim, len(bending)):
         return before
     if ahead is not None and isinstance(plan.guide, FullRank):
         bending = ahead
@@ -77,26 +77,26 @@ def newton_of(
 
     dtype = jnp.result_type(*jax.tree.leaves(like))
     vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
-    number = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
-    search = make_newton(
+    num_points = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
+    climb = make_newton(
         log_density,
         is_diagonal=isinstance(plan.guide, MeanField),
         batch=max(1, MEMORY // full.num_elements),
         bending=bending,
     )
 
-    def newton(loc: Array, scale: Array, bend: Array, towards: Any, *given: Any) -> Any:
+    def newton(search: Search, towards: Array, *given: Any) -> Search:
         kwargs = analysis.arguments.bind(given[-1])
         centres = prior_centre(analysis, names, kwargs)
         centre = jnp.concatenate([centres[name].ravel() for name in names])
-        return search(loc + towards * centre, scale, bend, *given)
+        return climb(search._replace(loc=search.loc + towards * centre), *given)
 
-    shapes = (dim, dim), (dim, len(bending)), (), (number, dim)
-    parts = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    best = Best(vector, vector, jax.ShapeDtypeStruct((), dtype))
-    limit, real = np.int32(0), np.float32(0)
-    given = vector, *parts, best, limit, real, real, real, data
-    return Ahead(newton, *given, times=PASSES)
+    loc, bend = np.zeros(dim, dtype), np.zeros((dim, len(bending)), dtype)
+    start, real = begun(loc, np.identity(dim, dtype), bend), dtype.type(0)
+    noise = jax.ShapeDtypeStruct((num_points, dim), dtype)
+    given = start, real, noise, Best(loc, loc, real), np.int32(0)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
+    return Ahead(newton, *shapes, *np.zeros(3, np.float32), data, times=PASSES)
 
 
 def _num_points(full: Plan, dim: int, jaxpr: Any) -> int:

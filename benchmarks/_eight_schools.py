@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
 SITES = ("mu", "tau", "z")
 
 
-def model(sigma: jax.Array, y: jax.Array) -> None:
+def model(sigma: np.ndarray, y: np.ndarray) -> None:
     """School effects `theta = mu + tau z`, seen with known errors `sigma`."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
@@ -22,6 +21,6 @@ def model(sigma: jax.Array, y: jax.Array) -> None:
 def data() -> dict[str, Any]:
     """The eight estimated effects and their standard errors."""
     return {
-        "sigma": jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]),
-        "y": jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]),
+        "sigma": np.array([15, 10, 16, 11, 9, 11, 10, 18], np.float32),
+        "y": np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32),
     }

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._accuracy_one import METHODS
+from benchmarks._bytecode import ROOT, compile_bytecode
 
-ROOT = Path(__file__).parent.parent
 SETS = ("posteriordb", "arm")
 LIMIT = 600.0
 """Seconds after which a process is stopped."""
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
+    compile_bytecode()
     rows = []
     for which in asked.sets:
         for name in names_of(which):

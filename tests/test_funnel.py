@@ -396,7 +396,7 @@ def test_a_fit_moves_to_it_when_k_hat_asks_for_it():
     assert fit.plan.guide_reason.startswith("FullRank() could not carry")
     poor, rich = fit.history.path
     assert poor.startswith("FullRank(): ELBO -0.")
-    assert float(poor.split("k-hat ")[1]) > 0.7
+    assert float(poor.split("k-hat ")[1]) >= 0.7  # rounded
     assert rich.startswith("Funnel(sites=('s',)): ELBO ")
     assert fit.verdict.level is bbvi.Level.TRUST
     assert abs(fit.elbo.value) < 0.01

@@ -13,7 +13,7 @@ from scipy import optimize
 import bbvi
 from bbvi import guides
 from bbvi.fitting import default_programs
-from bbvi.optimize.newton import MAX_ITERATIONS, Best, make_newton, noise
+from bbvi.optimize.newton import MAX_ITERATIONS, Best, begun, make_newton, noise
 
 SCALES = np.array([1.0, 30.0, 500.0, 0.02])
 QUIET = {"progress": False}
@@ -46,8 +46,8 @@ def search(log_density, locs, points, *, is_diagonal=False, bending=(), **option
     when = limit, np.float32(TOLERANCE), near, freedom
     made, best = [], Best(np.zeros(dim, "f"), np.zeros(dim, "f"), np.float32(-np.inf))
     for loc, eps in zip(locs, points.astype("f"), strict=True):
-        given = loc, 0.1 * np.eye(dim, dtype="f"), bend, eps, best
-        made.append(newton(*given, *when, {}))
+        start = begun(loc, 0.1 * np.eye(dim, dtype="f"), bend)
+        made.append(newton(start, eps, best, *when, {}))
         if made[-1].promised <= TOLERANCE and made[-1].elbo > best.elbo:
             sd = jnp.linalg.norm(made[-1].scale, axis=1)
             best = Best(made[-1].loc, sd, made[-1].elbo)
@@ -194,9 +194,26 @@ def test_the_step_of_the_bend_counts_in_what_is_promised():
     bent = bend + np.array([[0.0], [0.5], [0.5]], "f")
     when = 1, np.float32(TOLERANCE), np.float32(0.0), np.float32(1.0), {}
     loc, run = np.zeros(3, "f"), jax.jit(newton)
-    straight, exact = (run(loc, root, b, eps, best, *when) for b in (bend, bent))
+    straight, exact = (run(begun(loc, root, b), eps, best, *when) for b in (bend, bent))
     assert exact.promised <= TOLERANCE
     assert straight.promised >= straight.straightened > 0.05
+
+
+@pytest.mark.parametrize("is_diagonal", [True, False])
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_step_that_goes_as_far_beyond_the_top_is_followed_by_a_shorter_one(
+    dim, is_diagonal
+):
+    """Where q's curvature is of fourth order in its width, widths go back and forth.
+
+    The bound is then the same after each step, and never the worse for it.
+    """
+    starts, points = np.ones((4, dim)), points_of(4, 64, dim)
+    made = search(
+        lambda u: -jnp.sum(u**4) - 30, starts, points, is_diagonal=is_diagonal
+    )
+    assert np.all(made.promised <= TOLERANCE)
+    assert np.max(made.count) < 25
 
 
 def test_an_answer_from_fewer_points_is_worse():
@@ -467,27 +484,26 @@ def test_searches_begin_around_the_centre_of_the_prior_or_around_zero(monkeypatc
         numpyro.sample("scale", dist.LogNormal(3.0, 0.4))
 
     newton = default_programs(bbvi.plan(model)).newton
-    given = [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(newton.shapes)]
-    given = list(jax.tree.unflatten(jax.tree.structure(newton.shapes), given))
+    loc = np.array([0.5, -0.5], "f")
+    start = begun(loc, 0.1 * np.eye(2, dtype="f"), np.zeros((2, 0), "f"))
+    rest = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), newton.shapes[2:])
     for towards in (0.0, 1.0):
-        given[1], given[3] = 0.1 * np.eye(2, dtype="f"), np.float32(towards)
-        given[0] = np.array([0.5, -0.5], "f")
-        centre = [1000.0, 3.0 + 0.4**2 / 2]
-        expected = given[0] + towards * np.array(centre)
-        np.testing.assert_allclose(newton(*given).loc, expected, rtol=1e-6)
-    begun, call = [], bbvi.driving.Deterministic._call
+        expected = loc + towards * np.array([1000.0, 3.0 + 0.4**2 / 2])
+        found = newton(start, np.float32(towards), *rest).loc
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    noted, call = [], bbvi.driving.Deterministic._call
 
     def noting(self, loc, scale, bend, towards, *rest):
-        begun.append((loc, towards))
+        noted.append((loc, towards))
         return call(self, loc, scale, bend, towards, *rest)
 
     monkeypatch.setattr("bbvi.driving.Deterministic._call", noting)
     fit = bbvi.fit(model, num_starts=40, **QUIET)
-    locs, towards = begun[0]
+    locs, towards = noted[0]
     assert np.abs(np.mean(locs, 0)).max() < 4 / np.sqrt(40)
     assert 0.5 < np.mean(towards) < 0.95  # three of four
     assert {*towards} == {0.0, 1.0}
-    assert not np.any(begun[1][1])
+    assert not np.any(noted[1][1])
     assert fit.status is bbvi.Status.CONVERGED
 
 

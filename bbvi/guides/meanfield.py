@@ -164,11 +164,12 @@ class _Drawn(Messenger):
 
 
 def _standard_normal(sites: list[Site]) -> Values:
-    """Noise for all sites from one call, as random numbers are slow to compile."""
+    """Noise for all sites, made once, as random numbers are slow to compile."""
     shapes = [biject_to(site.support).inverse_shape(site.shape) for site in sites]
     if not shapes:
         return {}
     flat = jax.random.normal(numpyro.prng_key(), (sum(map(prod, shapes)),))
+    flat = jax.lax.optimization_barrier(flat)  # not made anew wherever it is used
     ends = list(accumulate(map(prod, shapes)))
     return {
         site.name: flat[end - prod(shape) : end].reshape(shape)

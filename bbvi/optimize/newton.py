@@ -57,10 +57,11 @@ class Search(NamedTuple):
         promised: Nats that a Newton step from here promises.
         count: Iterations made.
         elbos: The bound after each of them, `(MAX_ITERATIONS,)`, nan after the last.
-        slope: Gradient of the bound in units of q, `(dim,)`.
         curvature: Mean negative Hessian in units of q, its eigenvalues, `(dim,)`.
         axes: Its eigenvectors, `(dim, dim)`.
-        diagonal: Of the same matrix, `(dim,)`.
+        slope: Gradient of the bound in units of q, along these, `(dim,)`.
+        width: Curvatures that widths follow: the same matrix's diagonal if q is
+            factorised, its eigenvalues else, `(dim,)`.
         lean: Step of the bend without damping, `(dim, k)`.
         straightened: Nats that this promises.
         damping: Of the next step.
@@ -74,16 +75,16 @@ class Search(NamedTuple):
     promised: Array
     count: Array
     elbos: Array
-    slope: Array
     curvature: Array
     axes: Array
-    diagonal: Array
+    slope: Array
+    width: Array
     lean: Array
     straightened: Array
     damping: Array
 
 
-Newton = Callable[[Array, Array, Array, Array, Best, Any, Any, Any, Any, Data], Search]
+Newton = Callable[[Search, Array, Best, Any, Any, Any, Any, Data], Search]
 
 
 def make_newton(
@@ -115,7 +116,8 @@ def make_newton(
 
     a factorised q keeps $C$ diagonal, with $K_{ii}$ in the place of $w$. Nothing in it
     depends on the units of the coordinates. A step that lowers the bound is not taken
-    and raises $\lambda$; one that gains at least half of what it promised lowers it.
+    and raises $\lambda$, as does one that gains less than a quarter of what it
+    promised; one that gains at least half of that lowers it.
     At the top $h = 0$ and $K = I$ (or $K_{ii} = 1$), the conditions of the best q for
     this noise; the nats that a step without damping promises,
     $\tfrac12 h^\top |K|^{-1} h + \tfrac14 \sum \log^2 w$, tell how far it is.
@@ -144,13 +146,12 @@ def make_newton(
         bending: Places of the elements with which the others' scales move.
 
     Returns:
-        The program ``newton(loc, scale, bend, noise, best, limit, tolerance, near,
-        freedom, data)``, which returns a `Search`: from a mean `(dim,)`, a triangular
-        root `(dim, dim)`, B `(dim, k)`, whose rows of $g$ are 0, and noise `(M, dim)`
-        on until a step promises less than the tolerance, in nats, or for ``limit``
-        iterations, or until the search cannot reach the best before it, or has come to
-        its place: within a standard deviation in every coordinate, and ``near`` nats.
-        With a ``freedom`` of 0 in the place of 1 B stays as it is.
+        The program ``newton(search, noise, best, limit, tolerance, near, freedom,
+        data)``, which returns a `Search`: from one that has `begun`, with noise
+        `(M, dim)`, on until a step promises less than the tolerance, in nats, or for
+        ``limit`` iterations, or until the search cannot reach the best before it, or
+        has come to its place: within a standard deviation in every coordinate, and
+        ``near`` nats. With a ``freedom`` of 0 in the place of 1 B stays as it is.
         Pure, to be jitted. Cost: M gradients and an eigenvalue decomposition an
         iteration.
 
@@ -165,9 +166,7 @@ def make_newton(
     bent = np.asarray(bending, int)
 
     def newton(
-        loc: Array,
-        scale: Array,
-        bend: Array,
+        search: Search,
         noise: Array,
         best: Best,
         limit: Any,
@@ -200,7 +199,7 @@ def make_newton(
             tried = _evaluated(*known, is_diagonal=is_diagonal)
             return _chosen(search, tried, hoped=moved.promised)
 
-        return jax.lax.while_loop(goes_on, step, _begun(loc, scale, bend))
+        return jax.lax.while_loop(goes_on, step, search)
 
     return newton
 
@@ -211,54 +210,61 @@ def is_stuck(search: Search) -> Array:
     return search.damping > STUCK * largest
 
 
-def _begun(loc: Array, scale: Array, bend: Array) -> Search:
-    """A search before its first evaluation, which its first step makes on the spot."""
-    none, one = jnp.zeros_like(loc), jnp.ones_like(loc)
-    unknown = jnp.full((), jnp.inf, loc.dtype)
+def begun(loc: np.ndarray, scale: np.ndarray, bend: np.ndarray) -> Search:
+    """A search before its first evaluation, which its first step makes on the spot.
+
+    Args:
+        loc: Mean of q, `(dim,)`.
+        scale: A triangular root of its covariance, `(dim, dim)`.
+        bend: B, `(dim, k)`, whose rows of $g$ are 0.
+    """
+    none, one = np.zeros_like(loc), np.ones_like(loc)
+    number = loc.dtype.type
     return Search(
         loc=loc,
         scale=scale,
         bend=bend,
-        volume=jnp.sum(jnp.log(jnp.diagonal(scale))),
-        elbo=-unknown,
-        promised=unknown,
-        count=jnp.int32(0),
-        elbos=jnp.full(MAX_ITERATIONS, jnp.nan, loc.dtype),
-        slope=none,
+        volume=np.sum(np.log(np.diagonal(scale))),
+        elbo=number(-np.inf),
+        promised=number(np.inf),
+        count=np.int32(0),
+        elbos=np.full(MAX_ITERATIONS, np.nan, loc.dtype),
         curvature=one,
-        axes=jnp.eye(len(loc), dtype=loc.dtype),
-        diagonal=one,
-        lean=jnp.zeros_like(bend),
-        straightened=jnp.zeros_like(unknown),
-        damping=jnp.ones_like(unknown),
+        axes=np.eye(len(loc), dtype=loc.dtype),
+        slope=none,
+        width=one,
+        lean=np.zeros_like(bend),
+        straightened=number(0),
+        damping=number(1),
     )
 
 
 def _moved(search: Search, bent: np.ndarray, *, is_diagonal: bool) -> Search:
     """The search after its next step, with what that, damped as it is, promises."""
-    damping, axes = search.damping, search.axes
+    damping, turned = search.damping, search.scale @ search.axes
     strength = jnp.maximum(jnp.abs(search.curvature), FLOOR) + damping
-    along = axes.T @ search.slope
-    shift = axes @ (along / strength)
-    width = search.diagonal if is_diagonal else search.curvature
-    width = jnp.clip(width, WIDEST**-2, NARROWEST**-2)
-    logs = jnp.log((width + damping) / (1 + damping))
-    factor = jnp.exp(-0.5 * logs)
-    turned = search.scale if is_diagonal else search.scale @ axes
-    root = turned * factor if is_diagonal else (turned * factor) @ axes.T
-    promised = jnp.sum(along**2 / strength) / 2 + jnp.sum(logs**2) / 4
-    step, volume = search.scale @ shift, search.volume - jnp.sum(logs) / 2
+    shift = search.slope / strength
+    width = jnp.clip(search.width, WIDEST**-2, NARROWEST**-2)
+    relative = (width + damping) / (1 + damping)
+    logs, factor = jnp.log(relative), jax.lax.rsqrt(relative)
+    root = search.scale if is_diagonal else turned
+    root = root * factor if is_diagonal else (root * factor) @ search.axes.T
+    promised = jnp.sum(search.slope * shift / 2 + logs**2 / 4)
+    step, volume = jnp.sum(turned * shift, 1), search.volume - jnp.sum(logs) / 2
+    bend = search.bend
     if bent.size:
-        grown = search.bend @ step[bent]
-        root += step[:, None] * (search.bend @ root[bent])
+        grown = bend @ step[bent]
+        root += step[:, None] * (bend @ root[bent])
         root *= jnp.exp(grown)[:, None]
         step, volume = jnp.exp(grown) * step, volume + jnp.sum(grown)
+        bend += search.lean / (1 + damping)
+        promised += search.straightened / (1 + damping)
     return search._replace(
         loc=search.loc + step,
         scale=root,
-        bend=search.bend + search.lean / (1 + damping),
+        bend=bend,
         volume=volume,
-        promised=promised + search.straightened / (1 + damping),
+        promised=promised,
     )
 
 
@@ -293,29 +299,33 @@ def _evaluated(
     is_diagonal: bool,
 ) -> Search:
     """The search with what there is to know at its mean, root and bend."""
-    pulled = gradients @ search.scale
-    slope, product = jnp.mean(pulled, 0), pulled.T @ noise / len(noise)
-    negative = -0.5 * (product + product.T)
-    is_finite = jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(negative))
-    axes, curvature = jax.lax.linalg.eigh(jnp.where(is_finite, negative, 0.0))
-    diagonal = jnp.diagonal(negative)
-    along = axes.T @ slope
-    width = jnp.maximum(diagonal if is_diagonal else curvature, FLOOR)
+    identity = np.eye(len(search.loc), dtype=bool)
+    seen = jnp.concatenate([gradients, values[:, None]], 1)
+    means, moments = jnp.mean(seen, 0), seen.T @ noise / len(noise)
+    product = search.scale.T @ moments[:-1]
+    is_finite = jnp.isfinite(means[-1] + jnp.sum(product))
+    negative = jnp.where(is_finite, -0.5 * (product + product.T), 0.0)
+    axes, curvature = jax.lax.linalg.eigh(negative, symmetrize_input=False)
+    slope = jnp.sum((search.scale @ axes) * means[:-1, None], 0)
+    width = curvature
+    if is_diagonal:
+        width = jnp.sum(jnp.where(identity, negative, 0.0), 0)
     strength = jnp.maximum(jnp.abs(curvature), FLOOR)
-    promised = jnp.sum(along**2 / strength) / 2 + jnp.sum(jnp.log(width) ** 2) / 4
-    entropy = search.volume + 0.5 * len(slope) * np.log(2 * np.pi * np.e)
+    logs = jnp.log(jnp.maximum(width, FLOOR))
+    promised = jnp.sum(slope**2 / strength / 2 + logs**2 / 4)
+    entropy = search.volume + 0.5 * len(identity) * np.log(2 * np.pi * np.e)
     lean, straightened = search.lean, search.straightened
     if bent.size:
         in_bend = jnp.where(freedom > 0, in_bend, 0.0)
         lean = jnp.where(freedom > 0, _leaned(search.scale, in_bend, bent), 0.0)
         straightened = jnp.sum(in_bend * lean) / 2
     return search._replace(
-        elbo=jnp.where(is_finite, jnp.mean(values) + entropy, -jnp.inf),
+        elbo=jnp.where(is_finite, means[-1] + entropy, -jnp.inf),
         promised=jnp.where(is_finite, promised + straightened, jnp.inf),
-        slope=slope,
         curvature=curvature,
         axes=axes,
-        diagonal=diagonal,
+        slope=slope,
+        width=width,
         lean=lean,
         straightened=straightened,
     )
@@ -344,23 +354,23 @@ def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
     """The search after a step that was tried, taken or not."""
     is_lost = ~jnp.isfinite(search.elbo)
     rounding = 4 * jnp.finfo(tried.elbo.dtype).eps * jnp.abs(tried.elbo)
-    gains = jnp.isfinite(tried.elbo) & (tried.elbo >= search.elbo - rounding)
-
-    def stay() -> Search:
-        shrinking = jnp.where(is_lost, np.log(0.1), 0.0)
-        return search._replace(
-            scale=jnp.exp(shrinking) * search.scale,
-            volume=search.volume + len(search.loc) * shrinking,
-        )
-
-    after = jax.lax.cond(gains, lambda: tried, stay)
-    is_good = tried.elbo - search.elbo > 0.5 * hoped
-    kept = jnp.where(is_good, 0.2, 1.0) * search.damping
-    damping = jnp.where(gains, kept, 5.0 * search.damping + 1e-2)
+    gained = tried.elbo - search.elbo
+    gains = jnp.isfinite(tried.elbo) & (gained >= -rounding)
+    misses = ~gains | ((gained < 0.25 * hoped) & (hoped > rounding))
+    logs = len(search.loc) * np.log(0.1)
+    narrower = search._replace(
+        scale=jnp.where(is_lost, 0.1, 1.0) * search.scale,
+        volume=search.volume + jnp.where(is_lost, logs, 0.0),
+    )
+    after = jax.lax.cond(gains, lambda: tried, lambda: narrower)
+    kept = jnp.where(gained > 0.5 * hoped, 0.2, 1.0) * search.damping
+    damping = jnp.where(misses, 5.0 * search.damping + 1e-2, kept)
     return after._replace(
         damping=jnp.where(is_lost, search.damping, damping),
         count=search.count + 1,
-        elbos=search.elbos.at[search.count].set(after.elbo),
+        elbos=jax.lax.dynamic_update_index_in_dim(
+            search.elbos, after.elbo, search.count, 0
+        ),
     )
 
 
