@@ -14,10 +14,8 @@ import jax
 
 from bbvi.analysis.primitives import equations
 
-QUICK = 2 * 10**7
-"""Numbers made in a call below which compiling takes longer than all calls of a fit."""
-BRISK = 10**8
-"""Numbers below which the compiler's last optimisations do not pay."""
+EFFORTS = (2 * 10**7, 0), (10**8, 1), (10**9, 2)
+"""Levels of optimisation of programs that make fewer numbers in a call than this."""
 
 _compilers = ThreadPoolExecutor(
     max_workers=min(4, max(2, os.cpu_count() or 2)), thread_name_prefix="bbvi-compile"
@@ -72,9 +70,10 @@ def compiler_options(work: int) -> dict[str, Any]:
 
     Its optimised loops only pay once arrays are large.
     """
-    if jax.default_backend() != "cpu" or work >= BRISK:
+    levels = [level for most, level in EFFORTS if work < most]
+    if jax.default_backend() != "cpu" or not levels:
         return {}
-    return {"xla_backend_optimization_level": 0 if work < QUICK else 1}
+    return {"xla_backend_optimization_level": levels[0]}
 
 
 def work_of(jaxpr: Any) -> int:

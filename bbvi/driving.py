@@ -361,7 +361,7 @@ class Driver:
         return max(finite or candidates[:1], key=lambda c: c.elbo).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
-        made = self.programs.final(params, self.key, self.data)
+        made = self.programs.final(params, self.key, self.data, is_rough=self.is_rough)
         log_weights = made.log_p - made.log_q
         bound, weights = elbo(made.log_p, made.log_q), psis(log_weights)
         if self.start_elbos is None:  # interrupted before the first look

@@ -52,6 +52,8 @@ NUM_NUMBERS = 2**26
 """Numbers that all those draws may need, which decides between the two."""
 MORE_DRAWS, EFFECTIVE = 4, 0.5
 """Times as many where k-hat is too large and this share effective, see `final`."""
+ROUGH = 4
+"""Times fewer numbers where the fit may go on to another family."""
 
 FRESH = 2**31
 """Number of the first draw that no candidate of an optimisation was compared on."""
@@ -102,8 +104,10 @@ class Programs:
     batch: int
     size: int
 
-    def final(self, params: Params, key: Key, data: Data) -> Draw:
+    def final(self, params: Params, key: Key, data: Data, *, is_rough: bool) -> Draw:
         """The draws behind the bound and the k-hat of a fit, without values.
+
+        A rough fit is not the last: in large models fewer have to do.
 
         Four times as many where k-hat is too large although many are effective. Where
         the posterior is a little skewed, the log weights are about $c (z^3 - 3 z)$ of a
@@ -113,12 +117,13 @@ class Programs:
         """
         given = self.measure, params, key, data
         draws = partial(self.draws, *given, likelihood=False, values=False)
-        count = int(np.clip(NUM_NUMBERS // self.size, *NUM_DRAWS))
+        numbers = NUM_NUMBERS // (ROUGH if is_rough else 1)
+        count = int(np.clip(numbers // self.size, *NUM_DRAWS))
         batches = -(-count // self.batch)
         made = draws(batches)
         number, weights = len(made.log_p), psis(made.log_p - made.log_q)
         is_acceptable = weights.khat < khat_threshold(number)
-        if is_acceptable or not weights.ess >= EFFECTIVE * number:
+        if is_rough or is_acceptable or not weights.ess >= EFFECTIVE * number:
             return made
         more = draws((MORE_DRAWS - 1) * batches, FRESH + number)
         return jax.tree.map(lambda *x: np.concatenate(x), made, more)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from bbvi.compiling import (
-    BRISK,
-    QUICK,
+    EFFORTS,
     Ahead,
     compiler_options,
     wait_for_compilers,
@@ -72,6 +71,7 @@ def test_work_is_counted(case):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of CPUs")
 def test_effort_grows_with_the_work():
     level = "xla_backend_optimization_level"
-    assert compiler_options(QUICK - 1) == {level: 0}
-    assert compiler_options(QUICK) == compiler_options(BRISK - 1) == {level: 1}
-    assert compiler_options(BRISK) == {}
+    for most, effort in EFFORTS:
+        assert compiler_options(most - 1) == {level: effort}
+    assert [effort for _, effort in EFFORTS] == [0, 1, 2]
+    assert compiler_options(EFFORTS[-1][0]) == {}

@@ -448,6 +448,24 @@ def test_weights_are_enough_to_go_on_to_it_where_it_is_compiled(size, guide):
     assert fit.verdict.level is expected
 
 
+def test_a_family_on_the_way_is_judged_from_fewer_draws_than_the_last(monkeypatch):
+    counts, final = [], programs.Programs.final
+
+    def counted(self, *args, is_rough):
+        made = final(self, *args, is_rough=is_rough)
+        counts.append((is_rough, len(made.log_p)))
+        return made
+
+    monkeypatch.setattr(programs.Programs, "final", counted)
+    monkeypatch.setattr(programs, "NUM_NUMBERS", 12_000)
+    fit = bbvi.fit(funnel, progress=False)
+    assert len(fit.history.path) == 2
+    (was_rough, few), (is_rough, many) = counts
+    assert was_rough
+    assert not is_rough
+    assert few < many
+
+
 def groups_model(y):
     mu, sd = sample("mu", dist.Normal(0.0, 5.0)), sample("sd", dist.HalfCauchy(1.0))
     with numpyro.plate("groups", 40):
