@@ -107,23 +107,23 @@ class Programs:
     def final(self, params: Params, key: Key, data: Data, *, is_rough: bool) -> Draw:
         """The draws behind the bound and the k-hat of a fit, without values.
 
-        A rough fit is not the last: in large models fewer have to do.
-
-        Four times as many where k-hat is too large although many are effective. Where
-        the posterior is a little skewed, the log weights are about $c (z^3 - 3 z)$ of a
-        standard normal z, with a local maximum at $z = -1$ that only $z > 2$ exceeds:
-        2.3 % of all draws. A tail of 3 %, which 10,000 draws have, begins in the bulk,
-        and its k-hat is that of the edge of the bulk; of 40,000 draws it is 1.5 %.
+        A rough fit is not the last: models so large that it has fewer than others make
+        do with those. Otherwise four times as many where k-hat is too large although
+        many are effective. Where the posterior is a little skewed, the log weights are
+        about $c (z^3 - 3 z)$ of a standard normal z, with a local maximum at $z = -1$
+        that only $z > 2$ exceeds: 2.3 % of all draws. A tail of 3 %, which 10,000 draws
+        have, begins in the bulk, and its k-hat is that of the edge of the bulk; of
+        40,000 draws it is 1.5 %.
         """
         given = self.measure, params, key, data
         draws = partial(self.draws, *given, likelihood=False, values=False)
         numbers = NUM_NUMBERS // (ROUGH if is_rough else 1)
         count = int(np.clip(numbers // self.size, *NUM_DRAWS))
         batches = -(-count // self.batch)
-        made = draws(batches)
+        made, is_cut = draws(batches), is_rough and count < NUM_DRAWS[1]
         number, weights = len(made.log_p), psis(made.log_p - made.log_q)
         is_acceptable = weights.khat < khat_threshold(number)
-        if is_rough or is_acceptable or not weights.ess >= EFFECTIVE * number:
+        if is_cut or is_acceptable or not weights.ess >= EFFECTIVE * number:
             return made
         more = draws((MORE_DRAWS - 1) * batches, FRESH + number)
         return jax.tree.map(lambda *x: np.concatenate(x), made, more)

@@ -117,7 +117,7 @@ def make_newton(
     a factorised q keeps $C$ diagonal, with $K_{ii}$ in the place of $w$. Nothing in it
     depends on the units of the coordinates. A step that lowers the bound is not taken
     and raises $\lambda$, as does one that gains less than a quarter of what it
-    promised; one that gains at least half of that lowers it.
+    promised, if that is more than rounding; one that gains at least half lowers it.
     At the top $h = 0$ and $K = I$ (or $K_{ii} = 1$), the conditions of the best q for
     this noise; the nats that a step without damping promises,
     $\tfrac12 h^\top |K|^{-1} h + \tfrac14 \sum \log^2 w$, tell how far it is.
@@ -220,11 +220,13 @@ def begun(loc: np.ndarray, scale: np.ndarray, bend: np.ndarray) -> Search:
     """
     none, one = np.zeros_like(loc), np.ones_like(loc)
     number = loc.dtype.type
+    with np.errstate(divide="ignore"):  # of a root that rounding made singular
+        volume = np.sum(np.log(np.diagonal(scale)))
     return Search(
         loc=loc,
         scale=scale,
         bend=bend,
-        volume=np.sum(np.log(np.diagonal(scale))),
+        volume=volume,
         elbo=number(-np.inf),
         promised=number(np.inf),
         count=np.int32(0),
