@@ -201,19 +201,21 @@ def test_the_step_of_the_bend_counts_in_what_is_promised():
 
 @pytest.mark.parametrize("is_diagonal", [True, False])
 @pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("below", [30, 1_000, 100_000])
 def test_a_step_that_goes_as_far_beyond_the_top_is_followed_by_a_shorter_one(
-    dim, is_diagonal
+    below, dim, is_diagonal
 ):
     """Where q's curvature is of fourth order in its width, widths go back and forth.
 
-    The bound is then the same after each step, and never the worse for it.
+    The bound is then the same after each step, and never the worse for it. Thousands
+    of nats below zero that is rounding, and so is all that is left to gain.
     """
     starts, points = np.ones((4, dim)), points_of(4, 64, dim)
     made = search(
-        lambda u: -jnp.sum(u**4) - 30, starts, points, is_diagonal=is_diagonal
+        lambda u: -jnp.sum(u**4) - below, starts, points, is_diagonal=is_diagonal
     )
     assert np.all(made.promised <= TOLERANCE)
-    assert np.max(made.count) < 25
+    assert np.max(made.count) < 40
 
 
 def test_an_answer_from_fewer_points_is_worse():

@@ -27,6 +27,8 @@ HOPE = 100.0
 """Times what its next step promises that a search may still gain."""
 CLOSE = 5.0
 """Nats below the best in which a search still matters."""
+LONG = 5.0
+"""Damping below which what a place promises tells whether a step led beyond the top."""
 STUCK = 1e4
 """Damping, next to the largest curvature, at which a search is given up."""
 
@@ -117,7 +119,8 @@ def make_newton(
     a factorised q keeps $C$ diagonal, with $K_{ii}$ in the place of $w$. Nothing in it
     depends on the units of the coordinates. A step that lowers the bound is not taken
     and raises $\lambda$, as does one that gains less than a quarter of what it
-    promised, if that is more than rounding; one that gains at least half lowers it.
+    promised; one that gains at least half lowers it. Where rounding hides so small a
+    gain, what a step without damping promises must shrink by as much.
     At the top $h = 0$ and $K = I$ (or $K_{ii} = 1$), the conditions of the best q for
     this noise; the nats that a step without damping promises,
     $\tfrac12 h^\top |K|^{-1} h + \tfrac14 \sum \log^2 w$, tell how far it is.
@@ -348,8 +351,7 @@ def _leaned(scale: Array, in_bend: Array, bent: np.ndarray) -> Array:
 
 def _solved(matrix: Array, right: Array) -> Array:
     """Solution of linear equations with a positive definite matrix."""
-    root = jnp.linalg.cholesky(matrix)
-    return jax.scipy.linalg.cho_solve((root, True), right)
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), right)
 
 
 def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
@@ -358,21 +360,20 @@ def _chosen(search: Search, tried: Search, *, hoped: Array) -> Search:
     rounding = 4 * jnp.finfo(tried.elbo.dtype).eps * jnp.abs(tried.elbo)
     gained = tried.elbo - search.elbo
     gains = jnp.isfinite(tried.elbo) & (gained >= -rounding)
-    misses = ~gains | ((gained < 0.25 * hoped) & (hoped > rounding))
-    logs = len(search.loc) * np.log(0.1)
-    narrower = search._replace(
-        scale=jnp.where(is_lost, 0.1, 1.0) * search.scale,
-        volume=search.volume + jnp.where(is_lost, logs, 0.0),
-    )
+    is_seen, is_long = hoped > rounding, search.damping < LONG
+    gained = jnp.where(is_seen | ~is_long, gained, search.promised - tried.promised)
+    misses = ~gains | ((gained < 0.25 * hoped) & (is_seen | is_long))
+    factor, logs = jnp.where(is_lost, 0.1, 1.0), jnp.where(is_lost, np.log(0.1), 0.0)
+    volume = search.volume + len(search.loc) * logs
+    narrower = search._replace(scale=factor * search.scale, volume=volume)
     after = jax.lax.cond(gains, lambda: tried, lambda: narrower)
     kept = jnp.where(gained > 0.5 * hoped, 0.2, 1.0) * search.damping
     damping = jnp.where(misses, 5.0 * search.damping + 1e-2, kept)
+    is_now = np.arange(MAX_ITERATIONS) == search.count
     return after._replace(
         damping=jnp.where(is_lost, search.damping, damping),
         count=search.count + 1,
-        elbos=jax.lax.dynamic_update_index_in_dim(
-            search.elbos, after.elbo, search.count, 0
-        ),
+        elbos=jnp.where(is_now, after.elbo, search.elbos),
     )
 
 
