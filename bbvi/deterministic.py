@@ -174,7 +174,9 @@ class Deterministic:
             hope = np.clip(HOPE * search.promised, 0.0, BEHIND)
             in_reach = search.elbo + hope > goal
             places = self._places(search, in_reach, is_there, best)
-            if is_there[places].all():
+            lags = (search.elbo <= goal) & (search.elbo > goal - search.promised)
+            is_open = lags.any() and call < CALLS - 1
+            if is_there[places].all() and not is_open:
                 found = [i for i in places if search.elbo[i] > goal]
                 return self._told_apart(search, found, points)
         if not self.is_found or not self._limit():
@@ -254,7 +256,7 @@ class Deterministic:
                 known = [
                     j for j in np.flatnonzero(higher) if is_there[j] or j in places
                 ]
-            near = (self._distance(members[j], members[i]) for j in known)
+            near = (self.plan.guide.distance(members[j], members[i]) for j in known)
             if in_reach[i] and i != best and min(near, default=np.inf) > APART:
                 places.append(int(i))
         return places
@@ -395,6 +397,3 @@ class Deterministic:
         )
         made = guide.start_from(analysis, names, self._like, at)
         return {n: np.asarray(x, self._like[n].dtype) for n, x in made.items()}
-
-    def _distance(self, params: Params, other: Params) -> float:
-        return self.plan.guide.distance(params, other)

@@ -581,6 +581,28 @@ def test_a_place_that_newton_steps_reached_is_not_lost(
     assert fit.history.start_elbos.shape == (8,)
 
 
+@pytest.mark.parametrize(
+    ("promised", "place", "num_calls"), [(700.0, 30.0, 3), (500.0, 0.0, 2)]
+)
+def test_a_start_whose_next_step_promises_to_catch_up_goes_on(
+    promised, place, num_calls, monkeypatch
+):
+    """All others have arrived in one place, at 0 nats; it is at -600."""
+    calls, call = [], bbvi.driving.Deterministic._call
+
+    def unfinished(self, *given, **options):
+        search = call(self, *given, **options)
+        if not calls:
+            search.loc[3], search.elbo[3], search.promised[3] = 30.0, -600.0, promised
+        calls.append(len(given[0]))
+        return search
+
+    monkeypatch.setattr("bbvi.driving.Deterministic._call", unfinished)
+    fit = bbvi.fit(lopsided, {"y": 0.0}, **QUIET)
+    assert fit.draws(1_000)["mu"].mean() == pytest.approx(place, abs=0.1)
+    assert calls == num_calls * [8]
+
+
 @pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
 @pytest.mark.parametrize("reached", [-1.0, 1e-2])
 def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):
