@@ -1,7 +1,8 @@
 """Black-box variational inference for any NumPyro model, with a verdict."""
 
-from bbvi._collector import collector_paused
+from bbvi._collector import collector_paused, look_once_at_the_end
 
+look_once_at_the_end()
 with collector_paused():
     # ArviZ leaves a lazy numpyro in its place, whose distributions stay incomplete
     # unless the package itself is loaded before its submodules.

@@ -61,8 +61,7 @@ def numbered(key: Key, first: Any, count: int) -> Key:
     numbers = first + jnp.arange(count, dtype=jnp.uint32)
     if jax.random.key_impl(key) != THREEFRY:
         return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-    moves = jnp.stack([jnp.zeros_like(numbers), numbers + 1], -1)
-    return _moved(key, moves)
+    return _moved(key, (numbers + 1)[:, None] * np.array([0, 1], np.uint32))
 
 
 def beside(key: Key, count: int) -> Key:

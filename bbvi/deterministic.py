@@ -324,16 +324,17 @@ class Deterministic:
         numbers = np.float32([tolerance, near or 0.0, len(self._bending) > 0])
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []
+        is_double = jax.config.jax_enable_x64
 
         def run(given: Any) -> Search:
-            return jax.device_get(self.programs.newton(*given, *numbers, self.data))
+            with jax.enable_x64(is_double):  # which each thread has for itself
+                return jax.device_get(self.programs.newton(*given, *numbers, self.data))
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for first in range(0, len(loc), SIDE_BY_SIDE):
                 most = 1 if self._is_late() else min(limit, max(self._left, 1))
                 now = each[first : first + SIDE_BY_SIDE]
-                # Placed here, as a thread of the pool may have another precision.
-                given = jax.device_put([(*x, best, np.int32(most)) for x in now])
+                given = [(*x, best, np.int32(most)) for x in now]
                 for search in [*pool.map(run, given)]:  # all, before any is compared
                     made.append(search)
                     is_there = near is not None and search.promised <= tolerance

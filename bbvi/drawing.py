@@ -142,19 +142,16 @@ def log_joint(
         key: Of random numbers that the model draws itself.
     """
     analysis, kwargs = plan.analysis, plan.analysis.arguments.bind(data)
-    own = constrain(plan.parameters, params)
+    own = constrain(analysis.parameters, params)
     family = plan.guide if isinstance(plan.guide, FullRank) else FullRank()
-    program = family.program(analysis, names)
+    program = family.placing(analysis, names)
     key = jax.random.key(0) if key is None else key
 
     def of(vector: Array) -> tuple[Array, Values]:
-        dim = len(vector)
-        covariance = {f"{JOINT}.scale_tril": jnp.zeros(dim * (dim + 1) // 2)}
-        given = {**own, **covariance, f"{JOINT}.loc": vector, JOINT: vector}
-        placed = run(program, kwargs, key, given)
+        placed = run(program, kwargs, key, {**own, JOINT: vector})
         values = {name: placed[name]["value"] for name in names}
         terms, _ = model_terms(analysis, plan.groups, kwargs, key, {**own, **values})
-        jacobians = [-jnp.sum(log_density(placed[name])) for name in names]
+        jacobians = [-jnp.sum(placed[name]["fn"].log_density) for name in names]
         return sum(map(jnp.sum, terms.values())) + sum(jacobians), values
 
     return of

@@ -90,7 +90,8 @@ def joint_influence(
         nodes: Its statements.
         parameters: Of guide and model.
         groups: Sites that are summed out of the model.
-        trusted: Whether the guide's own densities are known not to jump.
+        trusted: Whether the guide's own densities are known not to jump, and its draws
+            not to be used before the taps take hold.
 
     Returns:
         ``{term: {node: influence}}``, for every node the later nodes whose draws it
@@ -110,10 +111,11 @@ def joint_influence(
         terms, _ = model_terms(analysis, groups, kwargs, key, values)
         for name in nodes:
             terms[GUIDE_TERM.format(name)] = log_density(guide[name])
-        given = run(program, kwargs, key, {**params, **inputs})
+        looked_at = () if trusted else nodes
+        given = run(program, kwargs, key, {**params, **inputs}) if looked_at else {}
         return {
-            "direct": {n: unmasked_density(given[n]) for n in nodes},
-            "tapped": {n: unmasked_density(guide[n]) for n in nodes},
+            "direct": {n: unmasked_density(given[n]) for n in looked_at},
+            "tapped": {n: unmasked_density(guide[n]) for n in looked_at},
             "terms": terms,
             "values": draws,
         }

@@ -116,20 +116,22 @@ def read_guide(
     """Statements and parameters of a guide by name."""
     watch = Watch()
 
-    def reading(trace: Trace, _: Any) -> Any:
+    def first(trace: Trace, _: Any) -> dict[str, Parameter]:
+        return read_parameters(trace)
+
+    def again(trace: Trace, _: Any) -> dict[str, Node]:
         sites = {n: s for n, s in sample_sites(trace).items() if not s["is_observed"]}
-        nodes = {
+        return {
             n: replace(_read_node(n, site), is_hidden=n not in watch.drawn)
             for n, site in sites.items()
         }
-        return nodes, read_parameters(trace)
 
     arguments = analysis.arguments
     with watch:
-        nodes, parameters = trace_abstractly(program, arguments, reading)
-        if parameters:  # again, so that a support that moves with them is seen to move
-            values = {name: parameter.shape for name, parameter in parameters.items()}
-            nodes, _ = trace_abstractly(program, arguments, reading, values)
+        parameters = trace_abstractly(program, arguments, first)
+        # Given from outside, so that a support that moves with them is seen to move.
+        values = {name: parameter.shape for name, parameter in parameters.items()}
+        nodes = trace_abstractly(program, arguments, again, values)
     return _settle_supports(analysis, program, nodes, parameters), parameters
 
 

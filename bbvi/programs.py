@@ -146,12 +146,13 @@ class Programs:
         """
         left = {} if likelihood else {"log_likelihood": {}}
         left |= {} if values else {"values": {}}
-        made = [
-            jax.device_get(
-                function(params, key, np.uint32(number), data)._replace(**left)
-            )
-            for number in range(first, first + num_batches * self.batch, self.batch)
-        ]
+        made, running = [], None
+        for number in range(first, first + num_batches * self.batch, self.batch):
+            batch = function(params, key, np.uint32(number), data)._replace(**left)
+            if running is not None:  # which came back while this one is on its way
+                made.append(jax.device_get(running))
+            running = batch
+        made.append(jax.device_get(running))
         return jax.tree.map(lambda *x: np.concatenate(x), *made)
 
 
@@ -175,6 +176,13 @@ def programs_of(
     """
     begun, params = _trace_start(plan)
 
+    def build() -> Programs:
+        plans = (_without_data(plan), _without_data(whole(plan)))
+        building = _Building(*plans, optimizer, num_steps, num_starts, params)
+        return building.programs(ahead, before)
+
+    made = None if _kept else build()  # so that the compilers begin at once
+
     def move(params: Params) -> Any:
         step = optimizer and optimizer.update(params, optimizer.init(params), params)
         return step, plan.guide.retract(params, params)
@@ -194,9 +202,7 @@ def programs_of(
         jax.config.jax_enable_x64,
     )
     if identity not in _kept:
-        plans = (_without_data(plan), _without_data(whole(plan)))
-        building = _Building(*plans, optimizer, num_steps, num_starts, params)
-        _kept[identity] = building.programs(ahead, before)
+        _kept[identity] = made or build()
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(identity)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bbvi._types import Array, Data, Params
 from bbvi.analysis.dependence import influences
-from bbvi.analysis.primitives import equations
+from bbvi.analysis.primitives import equations, traced_once
 from bbvi.compiling import Ahead
 from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
@@ -71,13 +71,13 @@ def newton_of(
         bending = ahead
     nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
-    @jax.jit  # so that what is looked at here need not be traced again
-    def log_density(vector: Array, data: Data) -> Array:
+    def joint(vector: Array, data: Data) -> Array:
         return log_joint(full, names, nothing, data)(vector)[0]
 
     dtype = jnp.result_type(*jax.tree.leaves(like))
     vector, data = jax.ShapeDtypeStruct((dim,), dtype), analysis.arguments.shapes
-    num_points = _num_points(full, dim, log_density.trace(vector, data).jaxpr)
+    log_density, closed = traced_once(joint, vector, data)
+    num_points = _num_points(full, dim, closed)
     climb = make_newton(
         log_density,
         is_diagonal=isinstance(plan.guide, MeanField),

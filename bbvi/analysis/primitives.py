@@ -1,9 +1,9 @@
-"""JAX's primitives by what they do to continuity, and where an equation was written.
+"""JAX's primitives by what they do to continuity, and jaxprs, which consist of them.
 
 Whatever is not listed is unknown, and so a break (`bbvi.analysis.smoothness`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 _CONTINUOUS = """
 abs acos acosh add add_any addupdate and approx_top_k asin asinh atan atanh bessel_i0e
@@ -139,6 +139,21 @@ def in_support_check(eqn: Any) -> bool:
 def _frames(eqn: Any) -> list[Any]:
     traceback = getattr(eqn.source_info, "traceback", None)
     return [] if traceback is None else traceback.frames
+
+
+def traced_once(function: Callable[..., Any], *shapes: Any) -> tuple[Any, ClosedJaxpr]:
+    """The function of a jaxpr, which no later trace runs again, and the jaxpr.
+
+    Args:
+        function: Of trees of arrays, to one array.
+        *shapes: Of its arguments.
+    """
+    closed = jax.make_jaxpr(function)(*shapes)
+
+    def again(*given: Any) -> Any:
+        return jaxpr_as_fun(closed)(*jax.tree.leaves(given))[0]
+
+    return again, closed
 
 
 def opened(jaxpr: Any) -> Any:

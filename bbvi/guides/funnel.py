@@ -103,7 +103,7 @@ class Funnel(FullRank):
                 whole = whole.at[others, start : start + size].set(bend)
             return FunnelNormal(straight, whole)
 
-        return joint_program(analysis, names, joint)
+        return joint_program(analysis, names, joint, self._place)
 
     def _starts(self, analysis: Analysis, names: tuple[str, ...]) -> dict[int, int]:
         """Where in the vector each of the sites begins, and its size."""

@@ -85,7 +85,15 @@ class FullRank(Guide):
         return joint_refusals(self, analysis, names, MAX_DIM)
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        return joint_program(analysis, names, dense)
+        return joint_program(analysis, names, dense, self._place)
+
+    def placing(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
+        """The same program around a vector of any density, given as `JOINT`."""
+        return joint_program(analysis, names, _given, self._place)
+
+    def _place(self, *given: Any) -> Any:
+        """State a site at its part of the vector."""
+        return place(*given)
 
     def retract(self, params: Params, step: Params) -> Params:
         r"""Steps in units of q: $\text{loc} + L a$ and $L (I + B)$, $B$ triangular."""
@@ -135,6 +143,11 @@ def dense(init: Callable[[Key], Array], dim: int) -> dist.Distribution:
     loc = numpyro.param(LOC, init)
     tril = numpyro.param(TRIL, tril_vector(INITIAL_SCALE * np.eye(dim, dtype="f")))
     return TriangularNormal(loc, tril)
+
+
+def _given(_: Callable[[Key], Array], dim: int) -> dist.Distribution:
+    """What stands for the density of a vector that is given from outside."""
+    return dist.ImproperUniform(dist.constraints.real_vector, (), (dim,))
 
 
 def joint_refusals(
@@ -195,7 +208,7 @@ def joint_program(
     analysis: Analysis,
     names: tuple[str, ...],
     joint: Callable[[Callable[[Key], Array], int], dist.Distribution],
-    placing: Callable[..., Any] | None = None,
+    placing: Callable[..., Any],
 ) -> Callable[..., Any]:
     """A guide that draws all continuous sites as parts of one vector.
 
@@ -204,9 +217,8 @@ def joint_program(
         names: The sites of q.
         joint: ``joint(init, dim)`` states the parameters of the vector's distribution
             and returns it; ``init(key)`` is where its location starts.
-        placing: How a site is stated at its part of the vector, default `place`.
+        placing: How a site is stated at its part of the vector, see `place`.
     """
-    state = placing or place
     continuous = continuous_of(analysis, names)
     discrete = [analysis.sites[n] for n in names if analysis.sites[n].is_discrete]
     shapes = {s.name: unconstrained_shape(analysis, s) for s in continuous}
@@ -221,7 +233,7 @@ def joint_program(
             for site in continuous:
                 size = prod(shapes[site.name])
                 part = flat[start : start + size].reshape(shapes[site.name])
-                values[site.name] = state(analysis, site, part, kwargs, values)
+                values[site.name] = placing(analysis, site, part, kwargs, values)
                 start += size
         for site in discrete:
             values[site.name] = sample_discrete(analysis, site, {}, kwargs, values)
@@ -253,9 +265,13 @@ def place(
     batch_ndim = len(site.shape) - site.event_dim
     extra = tuple(range(batch_ndim, jnp.ndim(log_jacobian)))
     log_density = -jnp.sum(log_jacobian, extra)
-    return numpyro.sample(
-        site.name, dist.Delta(value, log_density, event_dim=site.event_dim)
-    )
+    return numpyro.sample(site.name, exactly(site, value, log_density))
+
+
+def exactly(site: Site, value: Array, log_density: Array) -> dist.Distribution:
+    """A statement of what a site's value is, given the vector."""
+    given = value, log_density, site.event_dim
+    return dist.Delta(*given, validate_args=False)
 
 
 def turn_of(step: Array, shrink: float | None = None) -> Array:

@@ -28,6 +28,7 @@ from bbvi.guides.gaussian import (
     flat_of,
     joint_program,
     joint_refusals,
+    place,
 )
 
 MAX_DIM = 100_000
@@ -81,7 +82,8 @@ class LowRank(Guide):
         return joint_refusals(self, analysis, names, MAX_DIM)
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        return joint_program(analysis, names, partial(_factored, rank=self.rank))
+        factored = partial(_factored, rank=self.rank)
+        return joint_program(analysis, names, factored, place)
 
     def retract(self, params: Params, step: Params) -> Params:
         r"""Steps in units of q: $\text{loc} + R a$, $W + R B$ and $S e^b$.

@@ -1,19 +1,17 @@
 """`NonCentered`: a full-rank Gaussian of sites relative to their priors."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
 
 from bbvi._types import Values
 from bbvi.analysis import Analysis, Site
 from bbvi.analysis.colouring import colours
 from bbvi.analysis.tracing import unwrap
 from bbvi.guides.base import continuous_of, is_real, prior_of
-from bbvi.guides.gaussian import FullRank, dense, joint_program, place
+from bbvi.guides.gaussian import FullRank, exactly, place
 
 LOC_SCALE = frozenset(
     ("Cauchy", "Gumbel", "Laplace", "Logistic", "Normal", "SoftLaplace", "StudentT")
@@ -61,9 +59,6 @@ class NonCentered(FullRank):
             if name not in possible
         ]
 
-    def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        return joint_program(analysis, names, dense, self._place)
-
     def _place(
         self, analysis: Analysis, site: Site, part: Any, kwargs: Any, values: Values
     ) -> Any:
@@ -73,7 +68,7 @@ class NonCentered(FullRank):
         loc, scale = (jnp.broadcast_to(x, site.shape) for x in (prior.loc, prior.scale))
         events = tuple(range(len(site.shape) - site.event_dim, len(site.shape)))
         log_density = -jnp.sum(jnp.log(scale), events)
-        value = dist.Delta(loc + scale * part, log_density, event_dim=site.event_dim)
+        value = exactly(site, loc + scale * part, log_density)
         return numpyro.sample(site.name, value)
 
 
