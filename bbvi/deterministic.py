@@ -320,7 +320,7 @@ class Deterministic:
         """
         dtype = jax.tree.leaves(self._like)[0].dtype
         parts = [np.asarray(x, dtype) for x in (loc, scale, bend, towards, points)]
-        each = [(begun(*x[:3]), *x[3:]) for x in zip(*parts, strict=True)]
+        each = [(begun(*x[:3]), *x[3:], x[4].T) for x in zip(*parts, strict=True)]
         numbers = np.float32([tolerance, near or 0.0, len(self._bending) > 0])
         nowhere = np.zeros(loc.shape[1:], dtype)
         best, made = Best(nowhere, nowhere, dtype.type(-np.inf)), []

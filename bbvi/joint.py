@@ -6,6 +6,7 @@ one program, so that dependence through later draws of the guide is seen.
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
-from bbvi._types import MODEL_STREAM, Key, Params, Values
+from bbvi._types import MODEL_STREAM, Array, Key, Params, Values
 from bbvi.analysis import Analysis, Parameter
 from bbvi.analysis.dependence import influences
 from bbvi.analysis.fingerprints import fingerprint
@@ -81,7 +82,12 @@ def joint_influence(
     groups: tuple[Group, ...],
     *,
     trusted: bool,
-) -> tuple[dict[str, Influences], dict[str, tuple[str, ...]], dict[str, Jump], str]:
+) -> tuple[
+    dict[str, Influences],
+    dict[str, tuple[str, ...]],
+    dict[str, Jump],
+    Callable[[], str],
+]:
     """Influence of every draw of the guide on every cost term of guide and model.
 
     Args:
@@ -96,8 +102,8 @@ def joint_influence(
     Returns:
         ``{term: {node: influence}}``, for every node the later nodes whose draws it
         feeds (itself too, where that happens inside ``scan``), for nodes along which
-        a log density of model or guide jumps where that is, and a fingerprint of guide
-        and model together.
+        a log density of model or guide jumps where that is, and what finds a
+        fingerprint of guide and model together.
     """
     arguments = analysis.arguments
 
@@ -153,8 +159,8 @@ def joint_influence(
             program, arguments, sites, parameters, analysis.plates, unmasked_density
         )
         jumps = {**find_jumps(guide, closed, sorted(nodes), sorted(direct)), **jumps}
-    digest = fingerprint(closed, nodes, parameters, groups)
-    return influence, feeds, jumps, digest
+    identify = cache(partial(fingerprint, closed, nodes, parameters, groups))
+    return influence, feeds, jumps, identify
 
 
 def _on_leading_axes(influence: Influences, ndim: int) -> Influences:
@@ -242,13 +248,16 @@ def initial_params(
     if any(name not in guide for name in parameters):
         key = jax.random.fold_in(key, MODEL_STREAM)
         found = {**run(model, kwargs, key, draws), **guide}
-    return {
-        name: jax.tree.map(
-            lambda x, c=parameter.constraint: biject_to(c).inv(jnp.asarray(x)),
-            found[name]["value"],
-        )
-        for name, parameter in parameters.items()
-    }
+    return unconstrained(parameters, {n: found[n]["value"] for n in parameters})
+
+
+def unconstrained(parameters: dict[str, Parameter], values: Params) -> Params:
+    """Parameters on the real line."""
+
+    def moved(name: str, value: Any) -> Array:
+        return biject_to(parameters[name].constraint).inv(jnp.asarray(value))
+
+    return {n: jax.tree.map(partial(moved, n), x) for n, x in values.items()}
 
 
 def with_full_plates(

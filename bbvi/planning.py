@@ -48,6 +48,7 @@ class Plan:
         influence: ``{cost: {node: influence}}`` of guide and model together.
         jumps: Sites along which a log density of model or guide jumps, and where.
         num_particles: Draws of q in one gradient estimate.
+        identify: Finds `fingerprint`; once called it remembers.
         groups: How the sites that are summed out are summed.
         points: Latents that have one value given the others in q, a `Delta`.
     """
@@ -62,9 +63,14 @@ class Plan:
     influence: dict[str, Influences]
     jumps: dict[str, Jump]
     num_particles: int
+    identify: Callable[[], str]
     groups: tuple[Group, ...] = ()
     points: tuple[str, ...] = ()
-    fingerprint: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that is equal for two plans only if they compute the same."""
+        return self.identify()
 
     def sites_of(self, kind: type[Estimator]) -> tuple[str, ...]:
         """Names of the sites whose estimator is of one kind, in the model's order."""
@@ -240,7 +246,7 @@ def make_plan(
     problems += guide_problems(analysis, name_of(program), nodes, names, not_summed)
     _raise_if(analysis, problems)
     parameters = {**parameters, **analysis.parameters}
-    influence, feeds, jumps, digest = joint_influence(
+    influence, feeds, jumps, identify = joint_influence(
         analysis,
         program,
         nodes,
@@ -274,7 +280,7 @@ def make_plan(
         num_particles=num_particles or 1,
         groups=groups,
         points=_points(analysis, nodes, feeds),
-        fingerprint=digest,
+        identify=identify,
     )
     return made if num_particles else replace(made, num_particles=_particles(made))
 

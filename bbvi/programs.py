@@ -28,7 +28,7 @@ from bbvi.compiling import Ahead
 from bbvi.diagnostics import khat_threshold, psis
 from bbvi.drawing import Draw, draw, whole
 from bbvi.estimators import RunningAverage
-from bbvi.joint import initial_params
+from bbvi.joint import initial_params, unconstrained
 from bbvi.objective import Objective
 from bbvi.optimize.loop import (
     Chunk,
@@ -174,7 +174,7 @@ def programs_of(
         ahead: See `bbvi.searching.newton_of`.
         before: See there, too.
     """
-    begun, params = _trace_start(plan)
+    params = _shapes(plan)
 
     def build() -> Programs:
         plans = (_without_data(plan), _without_data(whole(plan)))
@@ -187,6 +187,8 @@ def programs_of(
         step = optimizer and optimizer.update(params, optimizer.init(params), params)
         return step, plan.guide.retract(params, params)
 
+    begin, data = partial(_initial, plan), plan.analysis.arguments.shapes
+    begun = jax.make_jaxpr(begin)(_key_shape(), data)
     identity = (
         plan.analysis.fingerprint,
         plan.fingerprint,
@@ -209,11 +211,10 @@ def programs_of(
     return _kept[identity]
 
 
-def _trace_start(plan: Plan) -> tuple[Any, Params]:
-    """The initial values of the parameters as a jaxpr, and their shapes."""
-    arguments = plan.analysis.arguments
-    start = partial(_initial, plan)
-    return jax.make_jaxpr(start, return_shape=True)(_key_shape(), arguments.shapes)
+def _shapes(plan: Plan) -> Params:
+    """Shapes of the parameters, unconstrained."""
+    constrained = {name: x.shape for name, x in plan.parameters.items()}
+    return jax.eval_shape(partial(unconstrained, plan.parameters), constrained)
 
 
 def _initial(plan: Plan, key: Key, data: Data) -> Params:

@@ -93,8 +93,8 @@ def newton_of(
 
     loc, bend = np.zeros(dim, dtype), np.zeros((dim, len(bending)), dtype)
     start, real = begun(loc, np.identity(dim, dtype), bend), dtype.type(0)
-    noise = jax.ShapeDtypeStruct((num_points, dim), dtype)
-    given = start, real, noise, Best(loc, loc, real), np.int32(0)
+    noise = (jax.ShapeDtypeStruct((num_points, dim)[::o], dtype) for o in (1, -1))
+    given = start, real, *noise, Best(loc, loc, real), np.int32(0)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
     return Ahead(newton, *shapes, *np.zeros(3, np.float32), data, times=PASSES)
 

@@ -12,6 +12,7 @@ from scipy import optimize
 
 import bbvi
 from bbvi import guides
+from bbvi.analysis.primitives import equations
 from bbvi.fitting import default_programs
 from bbvi.optimize.newton import MAX_ITERATIONS, Best, begun, make_newton, noise
 
@@ -47,7 +48,7 @@ def search(log_density, locs, points, *, is_diagonal=False, bending=(), **option
     made, best = [], Best(np.zeros(dim, "f"), np.zeros(dim, "f"), np.float32(-np.inf))
     for loc, eps in zip(locs, points.astype("f"), strict=True):
         start = begun(loc, 0.1 * np.eye(dim, dtype="f"), bend)
-        made.append(newton(start, eps, best, *when, {}))
+        made.append(newton(start, eps, eps.T, best, *when, {}))
         if made[-1].promised <= TOLERANCE and made[-1].elbo > best.elbo:
             sd = jnp.linalg.norm(made[-1].scale, axis=1)
             best = Best(made[-1].loc, sd, made[-1].elbo)
@@ -183,6 +184,25 @@ def test_a_bend_that_is_held_fast_leaves_a_gaussian():
         np.testing.assert_allclose(other, one, atol=1e-3)
 
 
+@pytest.mark.parametrize("is_diagonal", [True, False])
+def test_products_sum_their_first_matrix_along_its_rows(is_diagonal):
+    """For others XLA generates code when they first run, longer than all steps take."""
+    newton = make_newton(
+        lambda u, _: -jnp.sum(u**2), is_diagonal=is_diagonal, batch=1_000
+    )
+    real, none, eps = np.float32(0.0), np.zeros(3, "f"), points_of(1, 8, 3)[0]
+    start = begun(none, np.eye(3, dtype="f"), np.zeros((3, 0), "f"))
+    given = start, eps, eps.T, Best(none, none, real), 1, real, real, real, {}
+    made = [x for x, _ in equations(jax.make_jaxpr(newton)(*given).jaxpr)]
+    turned = {x.outvars[0] for x in made if x.primitive.name == "transpose"}
+    products = [x for x in made if x.primitive.name == "dot_general"]
+    assert len(products) >= 4
+    for product in products:
+        (summed, _), _ = product.params["dimension_numbers"]
+        assert summed == (1,)
+        assert product.invars[0] not in turned
+
+
 def test_the_step_of_the_bend_counts_in_what_is_promised():
     """A search with the right mean and covariance is not there without its bend."""
     newton = make_newton(
@@ -194,7 +214,10 @@ def test_the_step_of_the_bend_counts_in_what_is_promised():
     bent = bend + np.array([[0.0], [0.5], [0.5]], "f")
     when = 1, np.float32(TOLERANCE), np.float32(0.0), np.float32(1.0), {}
     loc, run = np.zeros(3, "f"), jax.jit(newton)
-    straight, exact = (run(begun(loc, root, b), eps, best, *when) for b in (bend, bent))
+    noise = eps, eps.T
+    straight, exact = (
+        run(begun(loc, root, b), *noise, best, *when) for b in (bend, bent)
+    )
     assert exact.promised <= TOLERANCE
     assert straight.promised >= straight.straightened > 0.05
 

@@ -1,7 +1,7 @@
 """`analyze`: trace a model once for its sites and once for its dependence."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -135,7 +135,7 @@ def examine(
         settle=cache(lambda: find_jumps(program, closed, names, costs)),
         shapes={n: tuple(x.shape) for n, x in shape["cost"].items()},
         draws_itself=_is_used(closed.jaxpr, closed.jaxpr.invars[-1]),
-        fingerprint=fingerprint(closed, sites, plates),
+        identify=cache(partial(fingerprint, closed, sites, plates)),
     )
 
 

@@ -144,7 +144,7 @@ class Analysis:
         settle: Finds `jumps`; once called it remembers.
         shapes: Of the cost terms.
         draws_itself: Whether the model draws random numbers beside its sites.
-        fingerprint: Text that is equal for two models only if they compute the same.
+        identify: Finds `fingerprint`; once called it remembers.
     """
 
     model: Callable[..., Any]
@@ -158,7 +158,7 @@ class Analysis:
     settle: Callable[[], dict[str, Jump]]
     shapes: dict[str, tuple[int, ...]]
     draws_itself: bool
-    fingerprint: str
+    identify: Callable[[], str]
 
     def of_kind(self, kind: str) -> dict[str, Site]:
         """Sites of one kind, in the order of the model."""
@@ -173,6 +173,11 @@ class Analysis:
     def jumps(self) -> dict[str, Jump]:
         """Continuous sites along which the log density jumps, and where."""
         return self.settle()
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that is equal for two models only if they compute the same."""
+        return self.identify()
 
     @property
     def subsampled(self) -> dict[str, Plate]:

@@ -86,7 +86,7 @@ class Search(NamedTuple):
     damping: Array
 
 
-Newton = Callable[[Search, Array, Best, Any, Any, Any, Any, Data], Search]
+Newton = Callable[[Search, Array, Array, Best, Any, Any, Any, Any, Data], Search]
 
 
 def make_newton(
@@ -149,14 +149,14 @@ def make_newton(
         bending: Places of the elements with which the others' scales move.
 
     Returns:
-        The program ``newton(search, noise, best, limit, tolerance, near, freedom,
-        data)``, which returns a `Search`: from one that has `begun`, with noise
-        `(M, dim)`, on until a step promises less than the tolerance, in nats, or for
-        ``limit`` iterations, or until the search cannot reach the best before it, or
-        has come to its place: within a standard deviation in every coordinate, and
-        ``near`` nats. With a ``freedom`` of 0 in the place of 1 B stays as it is.
-        Pure, to be jitted. Cost: M gradients and an eigenvalue decomposition an
-        iteration.
+        The program ``newton(search, noise, transposed, best, limit, tolerance, near,
+        freedom, data)``, which returns a `Search`: from one that has `begun`, with
+        noise `(M, dim)` and the same `(dim, M)`, until a step promises less than the
+        tolerance, in nats, or for ``limit`` iterations, or until the search cannot
+        reach the best before it, or has come to its place: within a standard deviation
+        in every coordinate, and ``near`` nats. With a ``freedom`` of 0 in the place of
+        1 B stays as it is. Pure, to be jitted. Cost: M gradients and an eigenvalue
+        decomposition an iteration.
 
     References:
         Giordano, Ingram and Broderick (2024), Black box variational inference with a
@@ -171,6 +171,7 @@ def make_newton(
     def newton(
         search: Search,
         noise: Array,
+        transposed: Array,
         best: Best,
         limit: Any,
         tolerance: Any,
@@ -198,7 +199,7 @@ def make_newton(
         def step(search: Search) -> Search:
             moved = _moved(search, bent, is_diagonal=is_diagonal)
             seen = _seen(slopes, moved, noise, bent)
-            known = moved, *seen, noise, bent, freedom
+            known = moved, *seen, transposed, bent, freedom
             tried = _evaluated(*known, is_diagonal=is_diagonal)
             return _chosen(search, tried, hoped=moved.promised)
 
@@ -297,24 +298,23 @@ def _evaluated(
     values: Array,
     gradients: Array,
     in_bend: Array,
-    noise: Array,
+    transposed: Array,
     bent: np.ndarray,
     freedom: Any,
     *,
     is_diagonal: bool,
 ) -> Search:
     """The search with what there is to know at its mean, root and bend."""
+    # Where a first matrix is summed along its columns, XLA generates code as it runs.
     identity = np.eye(len(search.loc), dtype=bool)
     seen = jnp.concatenate([gradients, values[:, None]], 1)
-    means, moments = jnp.mean(seen, 0), seen.T @ noise / len(noise)
-    product = search.scale.T @ moments[:-1]
+    means, moments = jnp.mean(seen, 0), transposed @ seen / len(seen)
+    product = moments[:, :-1] @ search.scale
     is_finite = jnp.isfinite(means[-1] + jnp.sum(product))
     negative = jnp.where(is_finite, -0.5 * (product + product.T), 0.0)
     axes, curvature = jax.lax.linalg.eigh(negative, symmetrize_input=False)
     slope = jnp.sum((search.scale @ axes) * means[:-1, None], 0)
-    width = curvature
-    if is_diagonal:
-        width = jnp.sum(jnp.where(identity, negative, 0.0), 0)
+    width = jnp.sum(jnp.where(identity, negative, 0.0), 0) if is_diagonal else curvature
     strength = jnp.maximum(jnp.abs(curvature), FLOOR)
     logs = jnp.log(jnp.maximum(width, FLOOR))
     promised = jnp.sum(slope**2 / strength / 2 + logs**2 / 4)
