@@ -5,7 +5,7 @@ and whose cost is affordable, is chosen; every other one leaves its reason.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
@@ -115,15 +115,15 @@ def sum_out(
     refusals: dict[str, str] = {}
     of_site = {name: group for group in groups for name in group.sites}
     for name, situation in situations.items():
-        situation = replace(situation, obstacle=obstacles.get(name, ""))
+        situation = situation._replace(obstacle=obstacles.get(name, ""))
         if name in of_site:
             group = of_site[name]
-            situation = replace(
-                situation, route=group.reason, evaluations=group.evaluations
+            situation = situation._replace(
+                route=group.reason, evaluations=group.evaluations
             )
             reason = estimator.reason(situation)
             reason = f"as asked; {reason}" if name in asked else reason
-            in_q = replace(situation, factor="a table")
+            in_q = situation._replace(factor="a table")
             rejected = {
                 other: other.refusal(in_q) or why
                 for other, why in _after(estimator).items()

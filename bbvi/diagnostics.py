@@ -9,6 +9,7 @@ by the caller. Only NumPy is imported: see `docs/design/psis.md`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,8 +49,7 @@ class Estimate:
         return f"{value:.{shown}f} ± {mcse:.{shown}f}"
 
 
-@dataclass(frozen=True)
-class Smoothed:
+class Smoothed(NamedTuple):
     """Pareto-smoothed importance weights.
 
     ``log_weights`` are normalised, ``logsumexp(log_weights) = 0``; ``khat`` is the

@@ -8,9 +8,8 @@ right there, and kept for the next call.
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -161,8 +160,7 @@ class ELBO(numpyro.infer.elbo.ELBO):
         return self._plans[identity]
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """What model and guide are run with, taken apart into its leaves.
 
     Attributes:

@@ -1,9 +1,9 @@
 """`pilot`: the control variates of scored sites, compared on the model itself."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from bbvi.planning import Plan, PlanError, make_plan
 _REPEATS = 3
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     """What a gradient costs: its second moment and its seconds."""
 
     plan: Plan

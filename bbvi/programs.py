@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +67,7 @@ STARTS = np.uint32(2**32 - 2**16)
 _kept: OrderedDict[Any, "Programs"] = OrderedDict()
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(NamedTuple):
     """Compiled functions of one plan; all are pure and jitted.
 
     Attributes:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -49,8 +49,7 @@ class History:
     path: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Live:
+class Live(NamedTuple):
     """What a fit needs to make draws: its plan, its programs and its data."""
 
     plan: Plan

@@ -5,8 +5,7 @@ adds their derivatives alone.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +60,7 @@ def uniforms(plan: Plan, key: Key) -> Values:
     return found
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """Guide and model of one particle.
 
     Attributes:

@@ -1,7 +1,6 @@
 """`bbvi.pilot`: what it measures, what it takes, and what it says of it."""
 
 import re
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +54,7 @@ def piloted(monkeypatch, plan, seconds, **options):
     def tried(*arguments):
         control = arguments[-1].estimators["z"].control(2)
         trial = measure(*arguments)
-        return replace(trial, seconds=seconds.get(type(control), 1.0))
+        return trial._replace(seconds=seconds.get(type(control), 1.0))
 
     monkeypatch.setattr(piloting, "_tried", tried)
     return bbvi.pilot(plan, num_gradients=50, **options)
@@ -145,7 +144,7 @@ def test_a_gradient_that_is_not_finite_is_not_taken(monkeypatch):
         trial = measure(*arguments)
         control = arguments[-1].estimators["z"].control(2)
         is_bad = isinstance(control, estimators.LeaveOneOut)
-        return replace(trial, moment=np.nan if is_bad else trial.moment, seconds=1.0)
+        return trial._replace(moment=np.nan if is_bad else trial.moment, seconds=1.0)
 
     monkeypatch.setattr(piloting, "_tried", tried)
     chosen = bbvi.pilot(coin_plan(estimators.LeaveOneOut()), num_gradients=5)

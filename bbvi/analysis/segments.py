@@ -9,9 +9,8 @@ rounded value), it is integrated over short steps and compared with the change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,16 +43,14 @@ Points = dict[str, np.ndarray]
 Proved = list[tuple[Break, int]]
 
 
-@dataclass(frozen=True)
-class Suspect:
+class Suspect(NamedTuple):
     """A possible break, and the numbers of the terms that it reaches."""
 
     broken: Break
     terms: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Probes:
+class Probes(NamedTuple):
     """How to evaluate a program at batches of points.
 
     Attributes:

@@ -9,10 +9,9 @@ supports of sites hold by themselves, and its possible breaks
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +47,7 @@ SPREAD = 1.5
 _kept: OrderedDict[str, Callable[..., Any]] = OrderedDict()
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """A model or a guide whose log densities are looked at.
 
     Attributes:

@@ -18,7 +18,6 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,8 +59,7 @@ class Flow(NamedTuple):
     breaks: int = 0
 
 
-@dataclass(frozen=True)
-class Break:
+class Break(NamedTuple):
     """An equation at which a function may jump or lose its derivative.
 
     Attributes:
@@ -206,7 +204,7 @@ class _Walk:
                 is_support=where.caller is None and in_support_check(eqn),
             )
         elif known.inputs | inputs != known.inputs:
-            self.found[where.place] = replace(known, inputs=known.inputs | inputs)
+            self.found[where.place] = known._replace(inputs=known.inputs | inputs)
         return 1 << self.numbers.setdefault(where.place, len(self.numbers))
 
 

@@ -1,9 +1,9 @@
 """What a model is: the records that `bbvi.analyze` returns, and how they print."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpyro.distributions.constraints import Constraint
@@ -12,8 +12,7 @@ from bbvi.analysis.arguments import Arguments
 from bbvi.analysis.windows import Influences
 
 
-@dataclass(frozen=True)
-class Plate:
+class Plate(NamedTuple):
     """A NumPyro plate: ``size`` elements, ``subsample_size`` of them seen at once."""
 
     name: str
@@ -27,8 +26,7 @@ class Plate:
         return self.subsample_size != self.size
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """One named site of a model or guide.
 
     Attributes:
@@ -63,7 +61,7 @@ class Site:
     has_atoms: bool = False
     has_rsample: bool = False
     static_support: bool = True
-    infer: dict[str, Any] = field(default_factory=dict)
+    infer: Mapping[str, Any] = {}
 
     @property
     def is_discrete(self) -> bool:
@@ -83,8 +81,7 @@ class Site:
         return f"site {self.name!r} ({', '.join(parts)})"
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A ``numpyro.param`` of a model or a guide.
 
     Attributes:
@@ -99,8 +96,7 @@ class Parameter:
     shape: Any
 
 
-@dataclass(frozen=True)
-class Jump:
+class Jump(NamedTuple):
     """Why a log density has no right pathwise gradient along a continuous site.
 
     Attributes:

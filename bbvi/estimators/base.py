@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from bbvi.analysis import Site
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """What is known about one latent site when its estimator is chosen.
 
     Attributes:
@@ -64,7 +64,7 @@ class Situation:
     unrelaxed: str = "whether the model takes fractions was not tried"
     drawn: Site | None = None
     rows: tuple[int, ...] = ()
-    arguments: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    arguments: Mapping[str, tuple[int, ...]] = {}
 
     @property
     def num_values(self) -> int:

@@ -7,8 +7,8 @@ read off the shapes, so that the cost is known before anything is built.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from bbvi.analysis import Analysis
 from bbvi.analysis.windows import Aligned, Influences, move, reversal
@@ -23,8 +23,7 @@ from bbvi.estimators.ordering import (
 )
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Sites that are summed out together.
 
     Attributes:

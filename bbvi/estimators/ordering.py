@@ -8,8 +8,9 @@ with a message over the values of the last few.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import opt_einsum
 
@@ -23,8 +24,7 @@ class Obstacle(ValueError):
     """Why sites cannot be summed out together."""
 
 
-@dataclass(frozen=True)
-class Factor:
+class Factor(NamedTuple):
     """How one cost term becomes a table.
 
     Attributes:
@@ -42,8 +42,7 @@ class Factor:
     flipped: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One contraction: factors multiplied, sites summed out, axes added up.
 
     Attributes:
@@ -76,8 +75,7 @@ class Step:
         return (*recent, *self.labels)
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A factor, or the result of a step."""
 
     variables: frozenset[Variable]
@@ -153,7 +151,7 @@ class Ordering:
             chain=chain,
             axes=tuple(sorted(kept)) if outer else axes,
         )
-        return replace(step, path=self._path(step))
+        return step._replace(path=self._path(step))
 
     def _path(self, step: Step) -> tuple[tuple[int, ...], ...]:
         """The order of pairs within a step; notes the largest intermediate."""

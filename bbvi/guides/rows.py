@@ -4,9 +4,8 @@ A block takes the sites of exactly the same plates apart into rows and puts them
 together again; `read_blocks` finds the blocks of a model.
 """
 
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,7 @@ ROWS = "_rows."
 """Name of the auxiliary site of a plate's rows, before the plates' names."""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """The sites of exactly the same plates: one Gaussian for each row.
 
     Attributes:

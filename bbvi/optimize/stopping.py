@@ -15,6 +15,7 @@ R-hat, iterate averaging, lower rates).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,7 @@ LATELY = 5
 """Chunks that show how fast a bound rises."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """When to stop, and what to show."""
 
     num_starts: int
