@@ -23,6 +23,7 @@ from bbvi.optimize.searches import onwards, replaced, standard_error
 from bbvi.optimize.stopping import Limits
 from bbvi.planning import Plan
 from bbvi.programs import Programs
+from bbvi.starting import HERE, Origin, generator_of, member_at
 from bbvi.verdict import Status
 
 EXPLORED_TO = 1e-2
@@ -88,6 +89,7 @@ class Deterministic:
         limits: When to stop.
         deadline: Time at which to stop, see `time.monotonic`.
         before: Steps that the fit has made.
+        origin: Around which starts lie, as far as a user has said so.
         is_poor: Whether the family cannot carry the posterior at its best member, which
             then need not be known well; None where that does not matter.
         elbos: The bound after each iteration so far.
@@ -104,6 +106,7 @@ class Deterministic:
     limits: Limits
     deadline: float
     before: int
+    origin: Origin | None = None
     is_poor: Callable[[Params], bool] | None = None
     elbos: list[float] = field(default_factory=list)
     start_elbos: Any = None
@@ -113,10 +116,10 @@ class Deterministic:
 
     def run(self, starts: list[Params]) -> Landing | None:
         """Fit from some starts, by default around the prior; None where it fails."""
-        words = np.asarray(jax.random.key_data(self.key)).ravel()
-        self._generator = np.random.default_rng(words.tolist())
+        self._generator = generator_of(self.key)
         like = self.programs.like
         self._like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        self._straight = np.zeros(self.programs.newton.shapes[0].bend.shape)
         self._is_free, count = not starts, self.limits.num_starts
         self._bending = self.plan.guide.bending(self.plan.analysis, self.plan.drawn)
         at = self._at = self._parts(starts) if starts else self._anywhere(count)
@@ -360,15 +363,14 @@ class Deterministic:
         return noise(self._generator, count, *self._shape)
 
     def _anywhere(self, count: int) -> list[NDArray[Any]]:
-        """Parts of starts around the prior's centre, or, one in four, around 0."""
-        bend = self.programs.newton.shapes[0].bend
+        """Parts of starts: around a centre of the prior, one in four around 0."""
         locs = self._generator.standard_normal((count, self._shape[1]))
-        return [
-            locs,
-            np.repeat(INITIAL_SCALE * np.eye(self._shape[1])[None], count, 0),
-            np.zeros((count, *bend.shape)),
-            np.where(locs[:, 0] > NEAR_ZERO, 1.0, 0.0),
-        ]
+        towards = np.where(locs[:, 0] > NEAR_ZERO, 1.0, 0.0)
+        roots = np.repeat(INITIAL_SCALE * np.eye(self._shape[1])[None], count, 0)
+        if self.origin:
+            locs[HERE], towards[HERE] = self.origin.around(locs[HERE]), 0.0
+            roots[HERE] = np.diag(self.origin.scale)
+        return [locs, roots, np.repeat(self._straight[None], count, 0), towards]
 
     def _parts(self, members: list[Params]) -> list[NDArray[Any]]:
         """Means, roots of the covariance and bends of members, which stay there."""
@@ -376,8 +378,7 @@ class Deterministic:
         at = [self.plan.guide.base(analysis, names, params) for params in members]
         locs = [flat_of(base.loc) for base in at]
         roots = [np.linalg.cholesky(base.covariance()) for base in at]
-        straight = np.zeros(self.programs.newton.shapes[0].bend.shape)
-        bends = [straight if base.bend is None else base.bend for base in at]
+        bends = [self._straight if base.bend is None else base.bend for base in at]
         return [*(np.stack(x) for x in (locs, roots, bends)), np.zeros(len(at))]
 
     def _member(self, search: Search, i: int) -> Params:
@@ -388,13 +389,12 @@ class Deterministic:
         self, loc: NDArray[Any], covariance: NDArray[Any], bend: NDArray[Any]
     ) -> Params:
         """The member of the family with these parts."""
-        guide, analysis, names = self.plan.guide, self.plan.analysis, self.plan.drawn
-        sites = continuous_of(analysis, names)
+        analysis = self.plan.analysis
+        sites = continuous_of(analysis, self.plan.drawn)
         at = Gaussian(
             by_site(analysis, sites, loc),
             by_site(analysis, sites, np.sqrt(np.diagonal(covariance))),
             lambda: covariance,
             bend,
         )
-        made = guide.start_from(analysis, names, self._like, at)
-        return {n: np.asarray(x, self._like[n].dtype) for n, x in made.items()}
+        return member_at(self.plan, self._like, at)

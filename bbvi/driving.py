@@ -25,9 +25,11 @@ from bbvi.planning import Plan
 from bbvi.programs import Programs
 from bbvi.reach import missing_evidence
 from bbvi.result import Fit, Live
+from bbvi.starting import Origin, starts_of
 from bbvi.verdict import Level, Status, judge
 from bbvi.watching import (
     Candidate,
+    best_of,
     first_bad,
     flat,
     history_of,
@@ -81,6 +83,7 @@ class Driver:
     size: int
     begun: float
     plateaus: Plateaus
+    origin: Origin | None = None
     rate: float = 1.0
     num_chunks: int = 0
     steps: int = 0
@@ -119,8 +122,8 @@ class Driver:
         given = () if vectors is None else np.atleast_2d(vectors)
         starts = [self._tree(vector) for vector in given]
         deadline = self.begun + self.limits.max_seconds
-        fitted = self.plan, self.programs, self.data, self.key, self.limits, deadline
-        phase, params, status = Deterministic(*fitted, self.steps), None, None
+        own = self.plan, self.programs, self.data, self.key, self.limits, deadline
+        phase, params, status = Deterministic(*own, self.steps, self.origin), None, None
         if self.poor:
             phase.is_poor = lambda params: self._measure(params).is_poor(self.poor)
         try:
@@ -170,11 +173,14 @@ class Driver:
         if self.start is not None:
             self._last = self._begun(self.start)
             return self._last
+        vectors = [flat(params) for params in self.first]
+        given = self.programs, self.origin, self.key, self.data
+        vectors = np.stack(vectors or starts_of(self.plan, *given))
         if explores := self.programs.explores:
-            states, elbos = self._explore()
+            states, elbos = self._explore(vectors)
             vectors = [state.params for state in states]
         else:
-            vectors, elbos = jax.device_get(self.programs.screen(self.key, self.data))
+            elbos = jax.device_get(self.programs.screen(vectors, self.key, self.data))
         self.start_elbos = np.asarray(elbos, np.float64)[: self.limits.num_starts]
         elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
         if not np.isfinite(elbos).any():
@@ -189,11 +195,8 @@ class Driver:
     def _begun(self, vector: Any) -> State:
         return jax.device_get(self.programs.begin(vector, self.data))
 
-    def _explore(self) -> tuple[list[State], Any]:
+    def _explore(self, vectors: Any) -> tuple[list[State], Any]:
         """Every start a few chunks on, and the best place that Newton steps reached."""
-        vectors = [flat(params) for params in self.first]
-        if not vectors:
-            vectors = jax.device_get(self.programs.starts(self.key, self.data))
         states = [self._begun(vector) for vector in vectors]
         made = [self._advanced(start, i) for i, start in enumerate(states)]
         known = [i for i, params in enumerate(self.reached) if params is not None]
@@ -235,9 +238,8 @@ class Driver:
                 self.is_near = False
                 self.plateaus.reset()
                 self.rivals = rivals[number + 1 :]
-                state, status = self._optimize(
-                    state._replace(params=flat(found.params))
-                )
+                state = state._replace(params=flat(found.params))
+                state, status = self._optimize(state)
                 if status is Status.CONVERGED:
                     return self._compare_rivals(state)
                 return state, status
@@ -353,12 +355,10 @@ class Driver:
         """The best candidate; where there may be a better one, the later iterates."""
         if status is Status.CONVERGED:
             return self.best.params
-        candidates = [self._measure(self._tree(state.params))]
-        if self.plateaus.means:
-            average = self.plateaus.average(min(2, len(self.plateaus.means)))
-            candidates.append(self._measure(self._tree(average)))
-        finite = [c for c in (*candidates, self.best) if c and np.isfinite(c.elbo)]
-        return max(finite or candidates[:1], key=lambda c: c.elbo).params
+        last = min(2, len(self.plateaus.means))
+        vectors = state.params, *([self.plateaus.average(last)] if last else ())
+        candidates = [self._measure(self._tree(vector)) for vector in vectors]
+        return best_of([*candidates, *filter(None, [self.best])]).params
 
     def _finish(self, params: Params, status: Status) -> Fit:
         made = self.programs.final(params, self.key, self.data, is_rough=self.is_rough)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bbvi._collector import collector_paused
 from bbvi._counts import read_count
 from bbvi._keys import read_key
+from bbvi.analysis import analyze
 from bbvi.driving import Driver
 from bbvi.estimators import Estimator
 from bbvi.families import richer_guide
@@ -20,9 +21,10 @@ from bbvi.guides import Guide, NonCentered
 from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.progress import Bar, Progress, Silent
 from bbvi.optimize.stopping import Limits, Plateaus
-from bbvi.planning import GIVEN, Plan, PlanError, make_plan, plan
+from bbvi.planning import GIVEN, Plan, PlanError, make_plan
 from bbvi.programs import Programs, programs_of
 from bbvi.result import Fit
+from bbvi.starting import member_at, origin_of, read_init
 from bbvi.verdict import Level, Status
 from bbvi.watching import flat
 
@@ -52,6 +54,7 @@ def fit(
     seed: Any = 0,
     guide: Guide | Callable[..., Any] | None = None,
     estimators: Mapping[str, Estimator] | None = None,
+    init: Mapping[str, Any] | None = None,
     num_particles: int | None = None,
     num_starts: int | None = None,
     max_steps: int | None = None,
@@ -77,6 +80,9 @@ def fit(
             None for the default, from which the fit moves to richer families while
             its verdict asks for one and half of the limits is left.
         estimators: ``{site: estimator}``; default the plan's choice.
+        init: ``{site: value}`` of continuous sites, constrained, broadcast to the
+            site's shape: where every other start lies, the first exactly. The rest
+            lie around the prior, so that another mode is seen.
         num_particles: Draws of q a step.
         num_starts: Starts of which the best is followed.
         max_steps: Limit; a fit that reaches it is not converged.
@@ -90,8 +96,8 @@ def fit(
 
     Raises:
         TypeError: An argument of a wrong type.
-        ValueError: What is wrong with model and data, all in one message; no start
-            with a finite bound.
+        ValueError: What is wrong with model and data, or with ``init``, all in one
+            message; no start with a finite bound.
         PlanError: No sound plan.
 
     Example:
@@ -107,18 +113,16 @@ def fit(
     key = read_key(seed)
     limits = _read_limits(num_starts, max_steps, max_seconds, optimizer, progress)
     with collector_paused():
-        made = plan(
-            model,
-            data,
-            guide=guide,
-            estimators=estimators,
-            num_particles=num_particles,
-        )
+        analysis = analyze(model, data)
+        values = read_init(analysis, guide, init)
+        made = make_plan(analysis, guide, estimators, num_particles)
         size = limits.max_steps // -(-limits.max_steps // CHUNK)
         ahead = _bending_ahead(made)
         programs = programs_of(made, optimizer, size, limits.num_starts, ahead)
     arrays = jax.device_put(made.analysis.arguments.arrays)
-    driver = Driver(made, programs, arrays, key, limits, size, begun, Plateaus(size))
+    origin = origin_of(made, programs, values, arrays)
+    given = made, programs, arrays, key, limits, size, begun, Plateaus(size)
+    driver = Driver(*given, origin)
     driver.poor = _poor(made, programs)
     found = driver.run()
     while driver.is_rough or _is_too_poor(driver, found):
@@ -213,12 +217,13 @@ def _richer_driver(
         path=found.history.path,
     )
     if afresh:
+        if driver.origin:
+            values = driver.origin.values
+            after.origin = origin_of(made, programs, values, driver.data)
         return after
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs.like)
     kept = {n: x for n, x in found.params.items() if n in zeros}
-    params = guide.start_from(analysis, names, {**zeros, **kept}, at)
-    params = jax.tree.map(lambda x, z: np.asarray(x, z.dtype), params, zeros)
-    return replace(after, start=flat(params))
+    return replace(after, start=flat(member_at(made, {**zeros, **kept}, at)))
 
 
 def _richer_guide(made: Plan) -> Guide | None:

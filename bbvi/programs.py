@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbvi._keys import numbered
-from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params
+from bbvi._types import SCREEN_STREAM, Array, Data, Key, Params, Values
 from bbvi.analysis import Arguments
 from bbvi.analysis.fingerprints import fingerprint
 from bbvi.compiling import Ahead
@@ -72,8 +72,10 @@ class Programs(NamedTuple):
 
     Attributes:
         explores: Whether steps are so cheap that every start runs some of them.
-        screen: ``(key, data) -> (vectors, elbo)`` of every start.
+        centre: ``(init, data) -> values``, see `Guide.centre`; compiled only where a
+            user gives values.
         starts: ``(key, data) -> vectors``, the parameters of every start.
+        screen: ``(vectors, key, data) -> elbos`` of every start.
         begin: ``(vector, data) -> state`` of a fit at its first step.
         chunk: See `bbvi.optimize.loop.make_chunk`.
         landed: The same with `Plan.landed`; None where the plan has none.
@@ -90,8 +92,9 @@ class Programs(NamedTuple):
     """
 
     explores: bool
-    screen: Callable[[Key, Data], tuple[Array, Array]]
+    centre: Callable[[Values, Data], Values]
     starts: Callable[[Key, Data], Array]
+    screen: Callable[[Array, Key, Data], Array]
     begin: Ahead
     chunk: Chunk
     landed: Ahead | None
@@ -298,14 +301,16 @@ class _Building:
         if not newton:
             begin.begin()
         sample = Ahead(partial(self.draws, values=True), *draw)
-        if self.explores and not newton:
+        if not newton:
             starts.begin()
+        vectors = jax.ShapeDtypeStruct((self.num_starts, *vector.shape), vector.dtype)
         alone = partial(self.draws, values=False)
         measure = (sample if self.is_small else Ahead(alone, *draw)).begin()
         return Programs(
             explores=self.explores,
-            screen=Ahead(self.screen, key, data),
+            centre=jax.jit(self.centre),
             starts=starts,
+            screen=Ahead(self.screen, vectors, key, data),
             begin=begin,
             chunk=chunk,
             landed=Ahead(self.chunk_of(landed), later=self.step) if landed else None,
@@ -353,16 +358,21 @@ class _Building:
 
         return jax.vmap(start)(numbered(key, STARTS, self.num_starts))
 
-    def screen(self, key: Key, data: Data) -> tuple[Array, Array]:
-        """Parameters and bound of every start."""
+    def centre(self, init: Values, data: Data) -> Values:
+        """Where values of some sites lead the centre of the starts."""
+        analysis, names = self.full.analysis, self.plan.drawn
+        kwargs = analysis.arguments.bind(data)
+        return self.plan.guide.centre(analysis, names, kwargs, init)
+
+    def screen(self, vectors: Array, key: Key, data: Data) -> Array:
+        """Bound of every start."""
 
         def bound(vector: Array) -> Array:
             params = unravel(vector, self.like)
             of_bound = jax.random.fold_in(key, SCREEN_STREAM)
             return self.objective(params, of_bound, data)[1].elbo
 
-        vectors = self.starts(key, data)
-        return vectors, jax.lax.map(bound, vectors)
+        return jax.lax.map(bound, vectors)
 
     def draws(
         self, params: Params, key: Key, first: Any, data: Data, *, values: bool

@@ -14,7 +14,7 @@ from bbvi.compiling import Ahead
 from bbvi.drawing import log_joint
 from bbvi.estimators import Reparameterized
 from bbvi.guides import FullRank, MeanField
-from bbvi.guides.base import continuous_of, dimension, prior_centre
+from bbvi.guides.base import continuous_of, dimension
 from bbvi.optimize.newton import Best, Search, begun, make_newton
 from bbvi.planning import Plan
 
@@ -87,7 +87,7 @@ def newton_of(
 
     def newton(search: Search, towards: Array, *given: Any) -> Search:
         kwargs = analysis.arguments.bind(given[-1])
-        centres = prior_centre(analysis, names, kwargs)
+        centres = plan.guide.centre(analysis, names, kwargs)
         centre = jnp.concatenate([centres[name].ravel() for name in names])
         return climb(search._replace(loc=search.loc + towards * centre), *given)
 

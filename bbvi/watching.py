@@ -54,6 +54,12 @@ class Candidate:
         return level in poor and not weights.ess >= TRUSTED_ESS * number
 
 
+def best_of(candidates: list[Candidate]) -> Candidate:
+    """That of the highest bound; the first if no bound is finite."""
+    finite = [c for c in candidates if np.isfinite(c.elbo)]
+    return max(finite or candidates[:1], key=lambda c: c.elbo)
+
+
 def is_finite(seen: Seen) -> bool:
     """Whether bounds and iterates of a chunk are."""
     return all(np.isfinite(x).all() for x in (seen.elbos, seen.mean))
@@ -100,7 +106,8 @@ def no_start(made: Plan, bad: str) -> str:
     return (
         f"{name_of(made.analysis.model)} has no start with a finite bound; the first "
         f"term that is not finite is {where}. Check that its data are possible under "
-        f"the model and the scale of its parameters, or raise num_starts"
+        f"the model and the scale of its parameters, say where to begin, "
+        f"init={{site: value}}, or raise num_starts"
     )
 
 

@@ -33,7 +33,8 @@ _RESULT = _PROGRAMS | {
     "plots",
 }
 _WATCHING = _PLANNING | {"planning", "diagnostics", "optimize", "verdict", "result"}
-_DRIVING = _RESULT | {"result", "watching", "reach", "deterministic"}
+_STARTING = _RESULT | {"result", "watching"}
+_DRIVING = _STARTING | {"starting", "reach", "deterministic"}
 _FITTING = _DRIVING | {"driving"}
 _ALL = _FITTING | {"fitting", "loading", "elbo", "expectation", "piloting"}
 MAY_IMPORT = {
@@ -66,9 +67,10 @@ MAY_IMPORT = {
     "verdict": _BASE | {"diagnostics"},
     "export": _BASE | {"diagnostics"},
     "plots": _BASE | {"diagnostics"},
-    "deterministic": _RESULT - {"deterministic"},
     "result": _RESULT,
     "watching": _WATCHING,
+    "starting": _STARTING,
+    "deterministic": _STARTING | {"starting"},
     "reach": _DRAWING | {"drawing"},
     "driving": _DRIVING,
     "fitting": _FITTING,

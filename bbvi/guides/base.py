@@ -21,7 +21,7 @@ from numpyro.distributions.transforms import biject_to
 from bbvi._types import Array, Params, Values
 from bbvi.analysis import Analysis, Site
 from bbvi.analysis.reading import draw_improper
-from bbvi.analysis.tracing import run
+from bbvi.analysis.tracing import run, unwrap
 
 NEAR_ZERO = -0.674
 """First noise below which, once in four times, a site starts around 0."""
@@ -64,7 +64,8 @@ class Guide:
         to its factor (they cannot be forgotten), False if the program sets its own;
       - let `draws_jointly` be True if auxiliary statements draw the continuous sites,
         which then are functions of them;
-      - `gaussian` and `start_from` let a fit move from one family to another.
+      - `gaussian` and `start_from` let a fit move from one family to another, and
+        `start_from` with `centre` lets it begin at values of a user's.
     """
 
     mirrors_model = True
@@ -78,6 +79,16 @@ class Guide:
     @abstractmethod
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
         """A NumPyro guide over the sites ``names``, taking the model's arguments."""
+
+    def centre(
+        self,
+        analysis: Analysis,
+        names: tuple[str, ...],
+        kwargs: Mapping[str, Any],
+        init: Values | None = None,
+    ) -> Values:
+        """Where starts lie, in the coordinates of `gaussian`; see `prior_centre`."""
+        return prior_centre(analysis, names, kwargs, init)
 
     def retract(self, params: Params, step: Params) -> Params:
         """Parameters after a step in the family's own units.
@@ -255,12 +266,26 @@ def _other_way(site: Site) -> str:
 
 
 def prior_centre(
-    analysis: Analysis, names: tuple[str, ...], kwargs: Mapping[str, Any]
+    analysis: Analysis,
+    names: tuple[str, ...],
+    kwargs: Mapping[str, Any],
+    init: Values | None = None,
+    relative: tuple[str, ...] = (),
 ) -> Values:
     """Prior means of continuous sites given their parents' means, unconstrained.
 
     Where a mean is not known or not finite, the point that 0 is mapped to stands in.
+
+    Args:
+        analysis: Of the model.
+        names: The sites.
+        kwargs: Arguments of the model.
+        init: Values of some sites, which stand in for their means, for their children,
+            too; not a number in the answer where one is outside of its support.
+        relative: Sites whose coordinate is how many scales they are from their
+            location.
     """
+    given = init or {}
 
     def at_centre(message: dict[str, Any]) -> Any:
         if message["type"] != "sample" or message["is_observed"]:
@@ -274,15 +299,29 @@ def prior_centre(
 
     program = numpyro.handlers.substitute(analysis.model, substitute_fn=at_centre)
     with numpyro.handlers.block():
-        trace = run(program, kwargs, jax.random.key(0), {})
+        trace = run(program, kwargs, jax.random.key(0), given)
     kept = [n for n in names if n in trace and not analysis.sites[n].is_discrete]
-    return {name: _unconstrained(trace[name]) for name in kept}
+    return {
+        name: (_relative if name in relative else _unconstrained)(
+            trace[name], is_given=name in given
+        )
+        for name in kept
+    }
 
 
-def _unconstrained(message: Mapping[str, Any]) -> Array:
-    """A traced value in unconstrained space, 0 where it lies on the boundary."""
-    value = biject_to(message["fn"].support).inv(message["value"])
-    return jnp.where(jnp.isfinite(value), value, 0.0)
+def _unconstrained(message: Mapping[str, Any], *, is_given: bool) -> Array:
+    """A traced value in unconstrained space, 0 where a mean lies on the boundary."""
+    support, value = message["fn"].support, message["value"]
+    found = biject_to(support).inv(value)
+    if is_given:
+        return jnp.where(jnp.all(support(value)), found, jnp.nan)
+    return jnp.where(jnp.isfinite(found), found, 0.0)
+
+
+def _relative(message: Mapping[str, Any], *, is_given: bool) -> Array:
+    """How many scales a traced value is from its location, 0 of those not given."""
+    prior, value = unwrap(message["fn"]), message["value"]
+    return (value - prior.loc) / prior.scale if is_given else jnp.zeros_like(value)
 
 
 def _finite_mean(fn: Any, transform: Any) -> Array:

@@ -85,7 +85,7 @@ class FullRank(Guide):
         return joint_refusals(self, analysis, names, MAX_DIM)
 
     def program(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
-        return joint_program(analysis, names, dense, self._place)
+        return joint_program(analysis, names, dense, self._place, self.centre)
 
     def placing(self, analysis: Analysis, names: tuple[str, ...]) -> Callable[..., Any]:
         """The same program around a vector of any density, given as `JOINT`."""
@@ -209,6 +209,7 @@ def joint_program(
     names: tuple[str, ...],
     joint: Callable[[Callable[[Key], Array], int], dist.Distribution],
     placing: Callable[..., Any],
+    centre: Callable[..., Values] = prior_centre,
 ) -> Callable[..., Any]:
     """A guide that draws all continuous sites as parts of one vector.
 
@@ -218,6 +219,7 @@ def joint_program(
         joint: ``joint(init, dim)`` states the parameters of the vector's distribution
             and returns it; ``init(key)`` is where its location starts.
         placing: How a site is stated at its part of the vector, see `place`.
+        centre: Where starts lie, see `Guide.centre`.
     """
     continuous = continuous_of(analysis, names)
     discrete = [analysis.sites[n] for n in names if analysis.sites[n].is_discrete]
@@ -227,7 +229,7 @@ def joint_program(
     def guide(**kwargs: Any) -> Values:
         values: Values = {}
         if dim:
-            factor = joint(partial_loc(analysis, continuous, kwargs), dim)
+            factor = joint(partial_loc(analysis, continuous, kwargs, centre), dim)
             flat = numpyro.sample(JOINT, factor, infer={"is_auxiliary": True})
             start = 0
             for site in continuous:
@@ -243,14 +245,17 @@ def joint_program(
 
 
 def partial_loc(
-    analysis: Analysis, sites: list[Site], kwargs: dict[str, Any]
+    analysis: Analysis,
+    sites: list[Site],
+    kwargs: dict[str, Any],
+    centre: Callable[..., Values] = prior_centre,
 ) -> Callable[[Key], Array]:
     """Where the joint location of some sites starts, given a key."""
 
     def init(key: Key) -> Array:
-        centres = prior_centre(analysis, tuple(site.name for site in sites), kwargs)
-        centre = jnp.concatenate([centres[site.name].ravel() for site in sites])
-        return initial_loc(centre, jax.random.normal(key, centre.shape))
+        centres = centre(analysis, tuple(site.name for site in sites), kwargs)
+        middle = jnp.concatenate([centres[site.name].ravel() for site in sites])
+        return initial_loc(middle, jax.random.normal(key, middle.shape))
 
     return init
 

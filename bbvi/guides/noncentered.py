@@ -1,5 +1,6 @@
 """`NonCentered`: a full-rank Gaussian of sites relative to their priors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from bbvi._types import Values
 from bbvi.analysis import Analysis, Site
 from bbvi.analysis.colouring import colours
 from bbvi.analysis.tracing import unwrap
-from bbvi.guides.base import continuous_of, is_real, prior_of
+from bbvi.guides.base import continuous_of, is_real, prior_centre, prior_of
 from bbvi.guides.gaussian import FullRank, exactly, place
 
 LOC_SCALE = frozenset(
@@ -58,6 +59,15 @@ class NonCentered(FullRank):
             for name in self.sites
             if name not in possible
         ]
+
+    def centre(
+        self,
+        analysis: Analysis,
+        names: tuple[str, ...],
+        kwargs: Mapping[str, Any],
+        init: Values | None = None,
+    ) -> Values:
+        return prior_centre(analysis, names, kwargs, init, self.sites)
 
     def _place(
         self, analysis: Analysis, site: Site, part: Any, kwargs: Any, values: Values
