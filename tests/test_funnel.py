@@ -473,6 +473,7 @@ def groups_model(y):
         sample("y", dist.Normal(mu + sd * z, 0.4), obs=y)
 
 
+@pytest.mark.slow
 def test_forty_effects_are_found_from_any_start():
     """Where stochastic gradients need a start near the posterior, or diverge."""
     y = np.random.default_rng(2).normal(1.0, 1.2, 40).astype(np.float32)

@@ -368,6 +368,7 @@ def variance_of(model, control, num_samples=200):
     return np.var(draws, 0).sum()
 
 
+@pytest.mark.slow
 def test_double_control_learns_whether_the_cost_is_linear():
     """At logits 0 the curved cost has no linear part, and a scale of 1 does harm."""
     learnt, whole = relaxing.DoubleControl(), relaxing.DoubleControl(scale=1.0)

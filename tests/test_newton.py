@@ -626,7 +626,7 @@ def test_a_start_whose_next_step_promises_to_catch_up_goes_on(
     assert calls == num_calls * [8]
 
 
-@pytest.mark.parametrize("max_steps", [4, 9, 70, 199, 250])
+@pytest.mark.parametrize("max_steps", [4, 70, 250])
 @pytest.mark.parametrize("reached", [-1.0, 1e-2])
 def test_no_more_steps_than_allowed_in_both_phases(max_steps, reached, monkeypatch):
     """Also where searches never arrive, and where the error is never small enough."""

@@ -177,6 +177,7 @@ def test_kept_programs_hold_no_data():
     assert not hasattr(held, "__array__")
 
 
+@pytest.mark.slow
 def test_optax_is_imported_once_gradients_are_stochastic():
     code = """
 import sys
