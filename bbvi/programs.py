@@ -301,7 +301,7 @@ class _Building:
         if not newton:
             begin.begin()
         sample = Ahead(partial(self.draws, values=True), *draw)
-        if not newton:
+        if self.num_starts > 1 and not newton:
             starts.begin()
         vectors = jax.ShapeDtypeStruct((self.num_starts, *vector.shape), vector.dtype)
         alone = partial(self.draws, values=False)

@@ -114,17 +114,19 @@ def apart(rows: list[dict[str, Any]], method: str) -> list[str]:
     The largest difference of a mean or a standard deviation of q, in q's standard
     deviations, and the standard error of that difference which the two stated
     Monte-Carlo errors, each of its worst coordinate, make together; nan if not stated.
+    Of fits that ended in the same family: another has another best q.
     """
-    fits: dict[str, list[dict[str, Any]]] = {}
+    fits: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["method"] == method and "failed" not in row:
-            fits.setdefault(row["name"], []).append(row)
+            fits.setdefault((row["name"], row["guide"]), []).append(row)
     found = []
-    for name, given in fits.items():
+    for (name, guide), given in fits.items():
         pairs = [_difference(*pair) for pair in itertools.combinations(given, 2)]
         if pairs:
             far, stated = max(pairs)
-            found.append(f"{name[:40]:40s} {far:.3f} sd, stated error {stated:.3f}")
+            text = f"{name[:40]:40s} {far:.3f} sd, stated error {stated:.3f}"
+            found.append(f"{text}, {len(given)} seeds in {guide}")
     return found
 
 
