@@ -11,7 +11,9 @@ import warnings
 from collections import OrderedDict
 
 # Read when jax and matplotlib start, hence before the imports below: several workers
-# share one GPU, and no test opens a window.
+# share one GPU, no test opens a window, and compiling, most of what tests do, is quick,
+# as it is for bbvi's own small programs.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

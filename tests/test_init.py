@@ -87,14 +87,15 @@ def test_a_needle_beside_others_needs_narrow_starts(monkeypatch):
     """Neighbouring peaks in the frequency are 3 % away; the control sees them all."""
     t = np.linspace(0.0, 10.0, 100, dtype="f")
     y = np.sin(21.0 * t) + 0.5 * np.random.default_rng(0).normal(size=100)
-    given = {"init": {"omega": 21.15}, "guide": guides.FullRank(), **QUIET}
+    given = {"init": {"omega": 21.15}, "guide": guides.FullRank(), "num_starts": 6}
+    given |= QUIET
     fit = bbvi.fit(wave, {"t": t, "y": y}, **given)
     assert fit.verdict.level is Level.TRUST
     np.testing.assert_allclose(fit.draws(1_000)["omega"].mean(), 21.0, atol=0.1)
     monkeypatch.setattr("bbvi.starting.NARROW", INITIAL_SCALE)
     control = bbvi.fit(wave, {"t": t, "y": y}, **given)
     arrived = [np.sum(x.history.start_elbos[HERE] > -90) for x in (fit, control)]
-    assert arrived[0] >= 3
+    assert arrived[0] >= 2
     assert arrived[1] <= 1
 
 

@@ -86,7 +86,7 @@ def check(number, seed, overridden=True, most=4):
 MANY = [pytest.param(10, seed, marks=pytest.mark.slow) for seed in range(5)]
 
 
-@pytest.mark.parametrize(("number", "seed"), [(3, 0), (3, 2), *MANY])
+@pytest.mark.parametrize(("number", "seed"), [(3, 2), *MANY])
 def test_random_models_have_unbiased_gradients(number, seed):
     check(number, seed, overridden=seed > 1, most=2)
 

@@ -23,12 +23,12 @@ from tests.statistics import assert_biased, assert_unbiased
 
 
 @functools.cache
-def jumps_of(table):
-    """Jumps of one model that holds all functions of a table, each with its site."""
-    functions = getattr(cases, table)
+def jumps_of(table, part):
+    """Jumps of one model of half of the functions of a table, each with its site."""
+    functions = list(getattr(cases, table).items())[part::2]
 
     def model():
-        for name, function in functions.items():
+        for name, function in functions:
             z = numpyro.sample(name, dist.Normal(0.0, 1.0).expand([3]).to_event(1))
             term = -0.5 * jnp.sum((function(z) - 0.3) ** 2)
             numpyro.factor(f"term of {name}", term)
@@ -36,14 +36,22 @@ def jumps_of(table):
     return bbvi.analyze(model, {}).jumps
 
 
-@pytest.mark.parametrize("name", cases.SMOOTH)
-def test_look_alikes_pass(name):
-    assert name not in jumps_of("SMOOTH")
+def halves(table):
+    """Names of a table, each with its half; those of the second are slow."""
+    return [
+        pytest.param(name, at % 2, marks=pytest.mark.slow if at % 2 else [])
+        for at, name in enumerate(table)
+    ]
 
 
-@pytest.mark.parametrize("name", cases.JUMPY)
-def test_jumps_are_found(name):
-    found = jumps_of("JUMPY")[name]
+@pytest.mark.parametrize(("name", "part"), halves(cases.SMOOTH))
+def test_look_alikes_pass(name, part):
+    assert name not in jumps_of("SMOOTH", part)
+
+
+@pytest.mark.parametrize(("name", "part"), halves(cases.JUMPY))
+def test_jumps_are_found(name, part):
+    found = jumps_of("JUMPY", part)[name]
     assert found.term == f"term of {name}"
     assert ".py:" in found.line
 
