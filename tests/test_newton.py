@@ -179,9 +179,11 @@ def test_a_bend_that_is_held_fast_leaves_a_gaussian():
     straight, held = search(*given), search(*given, bending=(0,), freedom=0)
     np.testing.assert_array_equal(held.bend, 0.0)
     assert np.all(held.promised <= TOLERANCE)
-    for name in "loc", "elbo", "elbos":
-        one, other = getattr(straight, name), getattr(held, name)
-        np.testing.assert_allclose(other, one, atol=1e-3)
+    traces = [  # rounding decides which iteration is the last
+        np.where(np.isnan(x.elbos), x.elbo[:, None], x.elbos) for x in (straight, held)
+    ]
+    np.testing.assert_allclose(held.loc, straight.loc, atol=1e-3)
+    np.testing.assert_allclose(*traces, atol=1e-3)
 
 
 @pytest.mark.parametrize("is_diagonal", [True, False])
