@@ -305,7 +305,8 @@ def test_points_in_batches_make_the_same_steps():
     points, starts = points_of(2, 64, 1), [[0.0], [3.0]]
     whole, parts = (search(gumbel, starts, points, batch=b) for b in (1_000, 10))
     np.testing.assert_allclose(whole.loc, parts.loc, rtol=1e-5)
-    np.testing.assert_array_equal(whole.count, parts.count)
+    np.testing.assert_allclose(whole.elbos[:, :3], parts.elbos[:, :3], rtol=1e-5)
+    np.testing.assert_allclose(whole.count, parts.count, atol=1)  # rounding decides
 
 
 def test_a_search_that_comes_to_a_known_place_need_not_arrive():
