@@ -1486,6 +1486,15 @@ SLOW = {
     "mixed minibatch of 4, score",
     "torus, local",
     "coupled by roll, score",
+    "gamma, score",
+    "nested, score",
+    "loop, score",
+    "scan, local",
+    "grid, score",
+    "late plate, score",
+    "positive, score",
+    "shared likelihood, score",
+    "shifted plate, local",
 }
 SLOW |= CONTROLLED.keys() - {
     "scalar, antithetic of 2",

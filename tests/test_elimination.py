@@ -332,7 +332,7 @@ SCANS = {
     ),
     "some steps": Model(some_steps, {"y": Y3[1:]}, "tree of z and w along .*: 6 eval"),
 }
-QUICK = ("pair in a plate", "nested plates", "loop", "factorial", "many chains", "ends")
+QUICK = ("pair in a plate", "nested plates", "loop", "many chains", "ends")
 
 
 def slowly(names, quick):

@@ -758,6 +758,7 @@ def test_gradients_know_their_monte_carlo_error(kind, stochastic, monkeypatch):
     assert control > 3
 
 
+@pytest.mark.slow
 def test_a_large_joint_gaussian_lands_on_the_exact_posterior(stochastic):
     """Once it has come near its chunk is another program, compiled beside the first."""
     dim, rng = 25, np.random.default_rng(0)

@@ -198,7 +198,7 @@ SCALES = {
 @pytest.mark.parametrize(
     ("layout", "setting"),
     [
-        (layout, setting) if at % 12 == 0 else slowly(layout, setting)
+        (layout, setting) if at % 24 == 0 else slowly(layout, setting)
         for at, (layout, setting) in enumerate(itertools.product(LAYOUTS, SCALES))
     ],
 )
